@@ -1,0 +1,43 @@
+"""What a figure depends on and must travel with it: versions and hardware."""
+
+import os
+import platform
+from typing import Any
+
+
+def describe() -> dict[str, Any]:
+    """Versions of Python, torch, vLLM, the plugin, and the device that vLLM runs on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+    import vllm
+    from vllm.platforms import current_platform
+
+    try:
+        plugin: str | None = version("vllm-kivi")
+    except PackageNotFoundError:
+        plugin = None
+    return {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "plugin": plugin,
+        "platform": current_platform.device_type,
+        "device": _device(current_platform),
+        "device_count": torch.cuda.device_count() if current_platform.device_type == "cuda" else 0,
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "os": platform.platform(),
+    }
+
+
+def _device(current_platform: Any) -> str:
+    if current_platform.device_type != "cpu":
+        return str(current_platform.get_device_name(0))
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            for line in info:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

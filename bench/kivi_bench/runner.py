@@ -1,0 +1,162 @@
+"""One cell from start to end: start the engine once, run every suite on it, write one result."""
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from . import capacity, machine, perplexity, refusal, throughput
+from .events import Events, open_events
+from .spec import CellSpec, SpecError, load_spec
+
+EXIT_OK, EXIT_NOT_RUN, EXIT_USAGE = 0, 1, 2
+
+
+def main(argv: list[str]) -> int:
+    """Runs the cell that ``argv[0]`` describes; the exit status is 0 when its result says ``ok``."""
+    if len(argv) != 1:
+        print("usage: cell.py SPEC.json", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        spec = load_spec(Path(argv[0]))
+    except SpecError as error:
+        print(f"cell.py: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    events = open_events(Path(spec.log))
+    result = run(spec, events)
+    write_atomically(Path(spec.result), result)
+    events.emit("done", status=result["status"])
+    return EXIT_OK if result["status"] == "ok" else EXIT_NOT_RUN
+
+
+def run(spec: CellSpec, events: Events) -> dict[str, Any]:
+    """The cell's result; never raises for what happens in vLLM, since a cell that failed is a result too."""
+    result: dict[str, Any] = {"cache": spec.cache, "cache_dtype": spec.cache_dtype, "status": "failed"}
+    try:
+        events.emit("phase", phase="import", detail="importing vLLM")
+        reason = refusal.unknown_dtype(spec.cache_dtype)
+        result["machine"] = machine.describe()
+        if reason:
+            return {**result, "status": "unsupported", "reason": reason}
+        events.emit("phase", phase="start", detail="starting the engine")
+        started = time.perf_counter()
+        try:
+            llm = start(spec)
+        except Exception as error:
+            traceback.print_exc()
+            status, reason = refusal.classify(Path(spec.log).read_text(encoding="utf-8", errors="replace"))
+            return {**result, "status": status, "reason": reason or str(error)}
+        result["start_seconds"] = time.perf_counter() - started
+        result.update(suites(llm, spec, events))
+        result["status"] = "ok"
+    except Exception as error:
+        traceback.print_exc()
+        result["reason"] = f"{type(error).__name__}: {error}"
+    return result
+
+
+def start(spec: CellSpec) -> Any:
+    """The cell's engine. Prefix caching is off: every prompt must be computed, in every suite and repeat."""
+    from vllm import LLM
+
+    return LLM(
+        kv_cache_dtype=spec.cache_dtype,
+        enable_prefix_caching=False,
+        worker_extension_cls=f"{capacity.CacheFacts.__module__}.{capacity.CacheFacts.__qualname__}",
+        **spec.engine,
+    )
+
+
+def suites(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
+    """Runs the suites in one order, quick ones first, and returns their results by name."""
+    found: dict[str, Any] = {}
+    config = llm.llm_engine.vllm_config
+    cache = config.cache_config
+    kivi = spec.cache_dtype.startswith("kivi_")
+    reports = capacity.reports(Path(spec.log).read_text(encoding="utf-8", errors="replace")) if kivi else []
+    if kivi and not reports:
+        raise RuntimeError("KIVI was asked for, but no worker reported it: vLLM ran with its own cache")
+    tokens = int(getattr(cache, "kv_cache_size_tokens", None) or cache.num_gpu_blocks * cache.block_size)
+    found["engine"] = {
+        "block_size": cache.block_size,
+        "max_model_len": config.model_config.max_model_len,
+        "max_num_seqs": config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+        "enforce_eager": config.model_config.enforce_eager,
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "prefix_caching": cache.enable_prefix_caching,
+        "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+    }
+    found["kivi"] = reports[0] if reports else None
+    # vLLM's own count is taken in any case: throughput needs it to say whether a load fits.
+    if "capacity" in spec.suites:
+        events.emit("phase", phase="capacity", detail="asking the workers for their cache")
+        facts = llm.collective_rpc("bench_cache_facts")[0]
+        found["capacity"] = capacity.capacity(tokens, cache.block_size, spec.context, facts, found["kivi"])
+    if "throughput" in spec.suites and spec.throughput:
+        found["throughput"] = run_throughput(llm, spec, tokens, events)
+    if "perplexity" in spec.suites and spec.perplexity:
+        found["perplexity"] = run_perplexity(llm, spec, events)
+    return found
+
+
+def run_throughput(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -> list[dict[str, Any]]:
+    """Times every shape; tokens/s of the whole engine."""
+    from vllm import SamplingParams
+
+    assert spec.throughput is not None
+    tokenizer = None if spec.engine.get("skip_tokenizer_init") else llm.get_tokenizer()
+    vocabulary = llm.llm_engine.vllm_config.model_config.get_vocab_size()
+    if tokenizer is not None:
+        vocabulary = min(vocabulary, len(tokenizer))  # an embedding may be padded past the last real token
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+
+    def generate(prompts: list[list[int]], tokens: int) -> None:
+        params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+
+    results = []
+    for index, shape in enumerate(spec.throughput.shapes):
+        events.emit(
+            "phase", phase="throughput", detail=shape.name, step=index + 1, steps=len(spec.throughput.shapes)
+        )
+        prompts = throughput.random_prompts(shape, vocabulary, spec.throughput.seed, special)
+        warmup, samples = throughput.measure(shape, prompts, spec.throughput.repeats, generate)
+        results.append(throughput.summarize(shape, warmup, samples, tokens_held))
+    return results
+
+
+def run_perplexity(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
+    """Scores the text window by window with prompt log-probabilities."""
+    from vllm import SamplingParams
+
+    assert spec.perplexity is not None
+    text = Path(spec.perplexity.text).read_text(encoding="utf-8")
+    tokenizer = llm.get_tokenizer()
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    # What the tokenizer itself puts before a text: a beginning-of-text token for Llama, nothing for others.
+    bos = getattr(tokenizer, "bos_token_id", None)
+    prefix = [bos] if bos is not None and tokenizer.encode("a")[:1] == [bos] else []
+    params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+
+    def logprobs_of(window: list[int]) -> Any:
+        return llm.generate([{"prompt_token_ids": window}], params, use_tqdm=False)[0].prompt_logprobs
+
+    def progress(index: int, count: int) -> None:
+        events.emit("phase", phase="perplexity", detail=f"window {index + 1}", step=index + 1, steps=count)
+
+    chosen = perplexity.windows(tokens, spec.perplexity.window, spec.perplexity.max_windows, prefix)
+    return perplexity.score(text, chosen, logprobs_of, progress)
+
+
+def write_atomically(path: Path, document: dict[str, Any]) -> None:
+    """Writes the whole document or nothing: a reader never sees half a result."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as out:
+        json.dump(document, out, indent=1, allow_nan=False)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(path)

@@ -1,0 +1,64 @@
+"""Prefill and decode tokens per second of the whole engine."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .spec import Shape
+
+
+def rates(shape: Shape, prefill_seconds: float, total_seconds: float) -> tuple[float, float | None]:
+    """Tokens per second of one sample: (prefill, decode).
+
+    `prefill_seconds` is the time of the prompts and one token each, `total_seconds` that of the prompts and `new` + 1
+    tokens each, so that their difference holds `new` decode steps and nothing else. Decode is None when the difference
+    is not positive: the sample is noise, not a rate.
+    """
+    prefill = shape.batch * shape.context / prefill_seconds
+    spent = total_seconds - prefill_seconds
+    return prefill, (shape.batch * shape.new / spent if spent > 0 else None)
+
+
+def summarize(shape: Shape, warmup_seconds: float, samples: list[tuple[float, float]], tokens_held: int) -> dict[str, Any]:
+    """One shape's result: medians over the samples, and the samples themselves in seconds."""
+    measured = [rates(shape, *sample) for sample in samples]
+    decode = [rate for _, rate in measured if rate is not None]
+    return {
+        "shape": shape.name,
+        "batch": shape.batch,
+        "context": shape.context,
+        "new": shape.new,
+        "prefill_tokens_per_second": statistics.median(rate for rate, _ in measured),
+        "decode_tokens_per_second": statistics.median(decode) if len(decode) == len(measured) else None,
+        "warmup_seconds": warmup_seconds,
+        "samples": [{"prefill_seconds": prefill, "total_seconds": total} for prefill, total in samples],
+        # Sequences that do not fit are preempted and prefilled again: then the rate is of something else.
+        "fits": shape.batch * (shape.context + shape.new + 1) <= tokens_held,
+    }
+
+
+def random_prompts(shape: Shape, vocabulary: int, seed: int, avoid: set[int]) -> list[list[int]]:
+    """`batch` prompts of `context` random token ids, none of them in `avoid` (special tokens); equal for equal seeds."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    allowed = np.setdiff1d(np.arange(vocabulary), np.array(sorted(avoid), dtype=np.int64))
+    return [rng.choice(allowed, shape.context).tolist() for _ in range(shape.batch)]
+
+
+def measure(
+    shape: Shape, prompts: list[list[int]], repeats: int, generate: Callable[[list[list[int]], int], None]
+) -> tuple[float, list[tuple[float, float]]]:
+    """Seconds of one warm-up and of each repeat (prefill, total); `generate(prompts, n)` makes n tokens for each prompt.
+
+    Prefill and total alternate, so that a slow spell of the machine falls on both.
+    """
+
+    def timed(tokens: int) -> float:
+        start = time.perf_counter()
+        generate(prompts, tokens)
+        return time.perf_counter() - start
+
+    warmup = timed(min(shape.new, 4) + 1)
+    return warmup, [(timed(1), timed(shape.new + 1)) for _ in range(repeats)]

@@ -1,0 +1,101 @@
+import { mkdir, readFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { writeJsonAtomic } from "../../shared/atomic.js";
+import type { Context } from "../../shared/context.js";
+import { messageOf, systemCode } from "../../shared/errors.js";
+import type { Finished } from "../../shared/process.js";
+import type { PlannedCell } from "./matrix.js";
+import { camelKeys } from "./names.js";
+import { type Cell, type WorkerResult, workerResultSchema } from "./result.js";
+
+/** One line of a worker's standard output. */
+export interface WorkerEvent {
+  readonly phase: string;
+  readonly detail: string;
+  readonly step?: number | undefined;
+  readonly steps?: number | undefined;
+}
+
+export interface CellOptions {
+  timeoutMs?: number | undefined;
+  onEvent(event: WorkerEvent): void;
+}
+
+function parseEvent(line: string): WorkerEvent | undefined {
+  try {
+    const event = JSON.parse(line) as Record<string, unknown>;
+    if (event.event !== "phase" || typeof event.phase !== "string") return undefined;
+    return {
+      phase: event.phase,
+      detail: String(event.detail ?? ""),
+      step: typeof event.step === "number" ? event.step : undefined,
+      steps: typeof event.steps === "number" ? event.steps : undefined,
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** The environment of a worker: KIVI's report is an INFO line of the log, whatever level the user has set. */
+const WORKER_ENVIRONMENT = { VLLM_LOGGING_LEVEL: "INFO", VLLM_NO_USAGE_STATS: "1", NO_COLOR: "1" };
+
+/** Runs one cell in a fresh process and engine. Whatever happens in it becomes the cell's result; only an abort rejects. */
+export async function runCell(ctx: Context, planned: PlannedCell, options: CellOptions): Promise<Cell> {
+  await mkdir(dirname(planned.specPath), { recursive: true });
+  await writeJsonAtomic(planned.specPath, planned.spec);
+  const startedAt = ctx.clock.now();
+  const finished = await ctx.runner.run(
+    { argv: planned.argv },
+    {
+      signal: ctx.signal,
+      env: WORKER_ENVIRONMENT,
+      timeoutMs: options.timeoutMs,
+      graceMs: 15_000,
+      onLine: (stream, line) => {
+        const event = stream === "stdout" ? parseEvent(line) : undefined;
+        if (event !== undefined) options.onEvent(event);
+      },
+    },
+  );
+  return {
+    key: planned.key,
+    cache: planned.cache,
+    cacheDtype: planned.spec.cache_dtype,
+    optional: planned.optional,
+    startedAt: new Date(startedAt).toISOString(),
+    seconds: (ctx.clock.now() - startedAt) / 1000,
+    log: planned.spec.log,
+    ...(await outcome(planned, finished, options.timeoutMs)),
+  };
+}
+
+async function outcome(
+  planned: PlannedCell,
+  finished: Finished,
+  timeoutMs: number | undefined,
+): Promise<WorkerResult> {
+  if (finished.timedOut) {
+    return {
+      status: "failed",
+      reason: `it did not finish in ${Math.round((timeoutMs ?? 0) / 1000)} s and was ended`,
+    };
+  }
+  let text: string;
+  try {
+    text = await readFile(planned.spec.result, "utf8");
+  } catch (error) {
+    const what = systemCode(error) === "ENOENT" ? "the worker wrote no result" : messageOf(error);
+    const killed = finished.signal === "SIGKILL" ? " (out of memory?)" : "";
+    const how = finished.signal === undefined ? `code ${finished.exitCode}` : `${finished.signal}${killed}`;
+    const last = finished.tail.filter((line) => parseEvent(line) === undefined).at(-1);
+    return {
+      status: "failed",
+      reason: `${what} and ended with ${how}${last === undefined ? "" : `: ${last}`}`,
+    };
+  }
+  try {
+    return workerResultSchema.parse(camelKeys(JSON.parse(text)));
+  } catch (error) {
+    return { status: "failed", reason: `the worker's result is not of the known form: ${messageOf(error)}` };
+  }
+}

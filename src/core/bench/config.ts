@@ -1,0 +1,95 @@
+import type { CacheName } from "./caches.js";
+import type { Shape } from "./shapes.js";
+
+export const SUITES = ["capacity", "throughput", "perplexity"] as const;
+export type Suite = (typeof SUITES)[number];
+
+export type Device = "cpu" | "cuda";
+
+/** KIVI's settings beside the preset; what is left out keeps the preset's value. */
+export interface KiviSettings {
+  readonly keyGroup?: number | undefined;
+  readonly valueGroup?: number | undefined;
+  readonly window?: number | undefined;
+  readonly rotation?: boolean | undefined;
+  readonly clipping?: boolean | undefined;
+}
+
+/** Everything that decides what a matrix measures. */
+export interface MatrixConfig {
+  /** The environment's interpreter. */
+  readonly python: string;
+  readonly device: Device;
+  /** A folder, or a name on the Hugging Face hub. */
+  readonly model: string;
+  readonly caches: readonly CacheName[];
+  /** Caches that may be missing on this platform without making the run a failure. */
+  readonly optional: readonly CacheName[];
+  readonly suites: readonly Suite[];
+  readonly shapes: readonly Shape[];
+  readonly repeats: number;
+  readonly seed: number;
+  /** Path of the text that perplexity is measured on. */
+  readonly text: string;
+  readonly windowTokens: number;
+  readonly maxWindows: number;
+  /** Tokens of a sequence at which concurrency is counted. */
+  readonly context: number;
+  /** Memory for the cache of every cell; KIVI's staging is paid from it too. */
+  readonly kvMemoryBytes?: number | undefined;
+  /** Used where `kvMemoryBytes` is not given: vLLM then takes what is left of this share of the GPU. */
+  readonly gpuMemoryUtilization?: number | undefined;
+  readonly maxModelLen: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly dtype: string;
+  readonly tensorParallelSize: number;
+  /** False lets vLLM compile the model and capture graphs. */
+  readonly enforceEager: boolean;
+  /** `dummy` measures the architecture with random weights: figures of speed and capacity hold, perplexity does not. */
+  readonly loadFormat?: "auto" | "dummy" | undefined;
+  readonly kivi?: KiviSettings | undefined;
+  /** The result file, rewritten after each cell. */
+  readonly output: string;
+  /** Keep the cells of an earlier `output` that are of exactly this configuration. */
+  readonly resume: boolean;
+}
+
+type Derived = "context" | "maxModelLen" | "maxNumSeqs";
+type Required_ = "python" | "device" | "model" | "output" | "text";
+export type MatrixRequest = Pick<MatrixConfig, Required_> & Partial<MatrixConfig>;
+
+const ROUND = 128;
+
+/** Fills in what was not asked for: one place for the defaults of `kivi bench` and `kivi demo`. */
+export function completeConfig(request: MatrixRequest): MatrixConfig {
+  const cpu = request.device === "cpu";
+  const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
+  const settled: Omit<MatrixConfig, Derived> = {
+    caches: ["bf16", "fp8", "k4v4", "k4v2", "k2v2"],
+    optional: request.caches === undefined ? ["fp8"] : [],
+    suites: SUITES,
+    shapes: [{ batch: 4, context: 1024, new: 32 }],
+    repeats: 3,
+    seed: 0,
+    windowTokens: 1024,
+    maxWindows: cpu ? 16 : 32,
+    ...(cpu ? { kvMemoryBytes: 2 ** 30 } : request.kvMemoryBytes ? {} : { gpuMemoryUtilization: 0.8 }),
+    maxNumBatchedTokens: cpu ? 512 : 2048,
+    dtype: "bfloat16",
+    tensorParallelSize: 1,
+    enforceEager: cpu,
+    resume: false,
+    ...(given as MatrixRequest),
+  };
+  const loads = settled.suites.includes("throughput") ? settled.shapes : [];
+  const longest = Math.max(0, ...loads.map((shape) => shape.context + shape.new + 1));
+  const scored = settled.suites.includes("perplexity") ? settled.windowTokens + 1 : 0;
+  const length = request.maxModelLen ?? Math.ceil(Math.max(longest, scored, ROUND) / ROUND) * ROUND;
+  return {
+    ...settled,
+    maxModelLen: length,
+    maxNumSeqs: request.maxNumSeqs ?? Math.max(16, ...loads.map((shape) => shape.batch)),
+    context: request.context ?? length,
+  };
+}

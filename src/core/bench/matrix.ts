@@ -1,0 +1,107 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { BASELINE, type CacheName, cacheKind } from "./caches.js";
+import type { KiviSettings, MatrixConfig } from "./config.js";
+import type { Environment } from "./environment.js";
+
+/** The JSON document a worker is given (bench/kivi_bench/spec.py). */
+export interface CellSpec {
+  readonly cache: CacheName;
+  readonly cache_dtype: string;
+  readonly engine: Readonly<Record<string, unknown>>;
+  readonly context: number;
+  readonly suites: readonly string[];
+  readonly throughput?: object;
+  readonly perplexity?: object;
+  readonly log: string;
+  readonly result: string;
+}
+
+export interface PlannedCell {
+  readonly cache: CacheName;
+  readonly key: string;
+  readonly optional: boolean;
+  readonly spec: CellSpec;
+  readonly specPath: string;
+  readonly argv: readonly [string, ...string[]];
+}
+
+function pluginSettings(settings: KiviSettings): Record<string, unknown> {
+  return Object.fromEntries(
+    [
+      ["key_group", settings.keyGroup],
+      ["value_group", settings.valueGroup],
+      ["window", settings.window],
+      ["rotation", settings.rotation],
+      ["clipping", settings.clipping],
+    ].filter(([, value]) => value !== undefined),
+  );
+}
+
+/** Keyword arguments of `vllm.LLM`, the same for every cell but for KIVI's own settings. */
+function engineArguments(config: MatrixConfig, cache: CacheName): Record<string, unknown> {
+  const settings = cacheKind(cache).kivi ? pluginSettings(config.kivi ?? {}) : {};
+  return {
+    model: config.model,
+    dtype: config.dtype,
+    seed: config.seed,
+    max_model_len: config.maxModelLen,
+    max_num_seqs: config.maxNumSeqs,
+    max_num_batched_tokens: config.maxNumBatchedTokens,
+    enforce_eager: config.enforceEager,
+    tensor_parallel_size: config.tensorParallelSize,
+    ...(config.kvMemoryBytes === undefined ? {} : { kv_cache_memory_bytes: config.kvMemoryBytes }),
+    ...(config.gpuMemoryUtilization === undefined
+      ? {}
+      : { gpu_memory_utilization: config.gpuMemoryUtilization }),
+    ...(config.loadFormat === undefined ? {} : { load_format: config.loadFormat }),
+    ...(Object.keys(settings).length === 0 ? {} : { additional_config: { kivi: settings } }),
+  };
+}
+
+/** What two runs must share for one to stand for the other. */
+function cellKey(
+  spec: Omit<CellSpec, "log" | "result">,
+  environment: Environment,
+  model: string,
+  text: string,
+): string {
+  const facts = { spec, environment, model, text };
+  return createHash("sha256").update(JSON.stringify(facts)).digest("hex").slice(0, 32);
+}
+
+/** The cells in the order they run: the baseline first, each cache once. */
+export function planCells(
+  config: MatrixConfig,
+  about: { environment: Environment; model: string; text: string; worker: string; folder: string },
+): PlannedCell[] {
+  const caches = [...new Set([BASELINE, ...config.caches])];
+  return caches.map((cache) => {
+    const what = {
+      cache,
+      cache_dtype: cacheKind(cache).dtype,
+      engine: engineArguments(config, cache),
+      context: config.context,
+      suites: config.suites,
+      ...(config.suites.includes("throughput")
+        ? { throughput: { shapes: config.shapes, repeats: config.repeats, seed: config.seed } }
+        : {}),
+      ...(config.suites.includes("perplexity")
+        ? { perplexity: { text: config.text, window: config.windowTokens, max_windows: config.maxWindows } }
+        : {}),
+    };
+    const specPath = join(about.folder, `${cache}.spec.json`);
+    return {
+      cache,
+      key: cellKey(what, about.environment, about.model, about.text),
+      optional: config.optional.includes(cache),
+      spec: {
+        ...what,
+        log: join(about.folder, `${cache}.log`),
+        result: join(about.folder, `${cache}.result.json`),
+      },
+      specPath,
+      argv: [config.python, about.worker, specPath],
+    };
+  });
+}

@@ -1,0 +1,59 @@
+import { readFile } from "node:fs/promises";
+import { writeJsonAtomic } from "../../shared/atomic.js";
+import { environmentError, messageOf, systemCode, usageError } from "../../shared/errors.js";
+import { type BenchResult, benchResultSchema, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
+
+/** Reads a saved result; undefined when there is no such file, an error for a file that is something else. */
+export async function readResult(path: string): Promise<BenchResult | undefined> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return undefined;
+    throw environmentError("result-unreadable", `${path} cannot be read: ${messageOf(error)}`, undefined, {
+      cause: error,
+    });
+  }
+  let document: unknown;
+  try {
+    document = JSON.parse(text);
+  } catch (error) {
+    throw notAResult(path, "it is not JSON", error);
+  }
+  const head = document as { kind?: unknown; schemaVersion?: unknown } | null;
+  if (head?.kind !== RESULT_KIND) throw notAResult(path, `its "kind" is not "${RESULT_KIND}"`);
+  if (head.schemaVersion !== SCHEMA_VERSION) {
+    throw notAResult(
+      path,
+      `its schemaVersion is ${String(head.schemaVersion)}, this kivi knows ${SCHEMA_VERSION}`,
+    );
+  }
+  const checked = benchResultSchema.safeParse(document);
+  if (checked.success) return checked.data;
+  const [issue] = checked.error.issues;
+  throw notAResult(path, `${issue?.path.join(".")}: ${issue?.message}`, checked.error);
+}
+
+function notAResult(path: string, why: string, cause?: unknown) {
+  return usageError(
+    "not-a-bench-result",
+    `${path} is not a result of kivi bench: ${why}.`,
+    "Name another file with --output.",
+    {
+      cause,
+    },
+  );
+}
+
+export async function writeResult(path: string, result: BenchResult): Promise<void> {
+  try {
+    await writeJsonAtomic(path, result);
+  } catch (error) {
+    throw environmentError(
+      "result-unwritable",
+      `The result cannot be written to ${path}: ${messageOf(error)}`,
+      "Name a file in a folder you can write to with --output.",
+      { cause: error },
+    );
+  }
+}

@@ -1,0 +1,130 @@
+/** The saved result of a matrix: one versioned JSON document that reporters read without the machine it came from. */
+import { z } from "zod";
+import { CACHE_NAMES } from "./caches.js";
+import { SUITES } from "./config.js";
+
+export const SCHEMA_VERSION = 1;
+export const RESULT_KIND = "kivi-bench";
+
+const count = z.number().int().nonnegative();
+const positive = z.number().positive();
+
+const machine = z.object({
+  vllm: z.string(),
+  torch: z.string(),
+  python: z.string(),
+  plugin: z.string().nullable(),
+  platform: z.string(),
+  device: z.string(),
+  deviceCount: count,
+  cpus: count,
+  os: z.string(),
+});
+
+const engine = z.object({
+  blockSize: count,
+  maxModelLen: count,
+  maxNumSeqs: count,
+  maxNumBatchedTokens: count,
+  enforceEager: z.boolean(),
+  dtype: z.string(),
+  prefixCaching: z.boolean(),
+  tensorParallelSize: count,
+});
+
+/** What a worker says of KIVI at its start; later versions of the plugin may say more. */
+const kivi = z.looseObject({
+  preset: z.string(),
+  rotation: z.boolean(),
+  clipping: z.boolean(),
+  window: count,
+});
+
+const capacity = z.object({
+  tokens: count,
+  blockSize: count,
+  numBlocks: count,
+  bytesPerToken: positive,
+  cacheBytes: count,
+  stagingBytes: count,
+  stagingSlots: count,
+  totalBytes: count,
+  context: count,
+  concurrency: z.number().nonnegative(),
+  specs: z.array(z.string()),
+});
+
+const throughput = z.object({
+  shape: z.string(),
+  batch: count,
+  context: count,
+  new: count,
+  prefillTokensPerSecond: positive,
+  decodeTokensPerSecond: positive.nullable(),
+  warmupSeconds: positive,
+  samples: z.array(z.object({ prefillSeconds: positive, totalSeconds: positive })).min(1),
+  fits: z.boolean(),
+});
+
+const perplexity = z.object({
+  perplexity: positive,
+  nll: positive,
+  scoredTokens: count,
+  window: count,
+  windows: count,
+  windowNll: z.array(z.number()),
+  textSha256: z.string(),
+});
+
+/** What a worker writes; keys already in camelCase. */
+export const workerResultSchema = z.object({
+  status: z.enum(["ok", "unsupported", "failed"]),
+  reason: z.string().optional(),
+  machine: machine.optional(),
+  startSeconds: positive.optional(),
+  engine: engine.optional(),
+  kivi: kivi.nullish(),
+  capacity: capacity.optional(),
+  throughput: z.array(throughput).optional(),
+  perplexity: perplexity.optional(),
+});
+
+export const cellSchema = workerResultSchema.extend({
+  /** Hash of all that decides the figures: configuration, versions, hardware, model. */
+  key: z.string(),
+  cache: z.enum(CACHE_NAMES),
+  cacheDtype: z.string(),
+  /** Missing on a platform is then no failure of the run. */
+  optional: z.boolean(),
+  startedAt: z.string(),
+  seconds: z.number().nonnegative(),
+  log: z.string(),
+});
+
+export const benchResultSchema = z.object({
+  kind: z.literal(RESULT_KIND),
+  schemaVersion: z.literal(SCHEMA_VERSION),
+  tool: z.object({ name: z.literal("kivi"), version: z.string() }),
+  createdAt: z.string(),
+  updatedAt: z.string(),
+  model: z.string(),
+  planned: z.array(z.enum(CACHE_NAMES)),
+  suites: z.array(z.enum(SUITES)),
+  /** The whole configuration as it was run. */
+  config: z.record(z.string(), z.unknown()),
+  cells: z.array(cellSchema),
+  /** False while cells are to come, and in the file of an interrupted run. */
+  complete: z.boolean(),
+});
+
+export type WorkerResult = z.infer<typeof workerResultSchema>;
+export type Cell = z.infer<typeof cellSchema>;
+export type BenchResult = z.infer<typeof benchResultSchema>;
+
+/** True when every cell that had to run did. */
+export function passed(result: BenchResult): boolean {
+  return (
+    result.complete &&
+    result.cells.every((cell) => cell.status === "ok" || (cell.optional && cell.status === "unsupported"))
+  );
+}

@@ -1,0 +1,221 @@
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Context } from "../../shared/context.js";
+import { childError, environmentError, messageOf } from "../../shared/errors.js";
+import { type Action, execute, type Plan } from "../../shared/plan.js";
+import { seconds } from "../../shared/progress.js";
+import { BASELINE, cacheKind } from "./caches.js";
+import { runCell, type WorkerEvent } from "./cell.js";
+import type { MatrixConfig } from "./config.js";
+import { modelFingerprint, readEnvironment } from "./environment.js";
+import { remaining } from "./eta.js";
+import { type PlannedCell, planCells } from "./matrix.js";
+import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
+import { readResult, writeResult } from "./result-file.js";
+
+/** Where a running matrix is; `cell` counts from 1. */
+export interface MatrixProgress {
+  readonly cell: number;
+  readonly cells: number;
+  readonly cache: string;
+  readonly phase: string;
+  readonly detail: string;
+  readonly elapsedMs: number;
+  /** Undefined until a first cell has been measured. */
+  readonly etaMs?: number | undefined;
+}
+
+export type OnProgress = (progress: MatrixProgress) => void;
+
+export interface PreparedMatrix {
+  /** What `--dry-run` prints is what `run` executes. */
+  readonly plan: Plan;
+  run(): Promise<BenchResult>;
+}
+
+/** A cell that hangs is ended at this multiple of what the baseline took, and not before the floor. */
+const TIMEOUT_FACTOR = 8;
+const TIMEOUT_FLOOR_MS = 20 * 60_000;
+
+/** Runs every cell of the matrix, the baseline first, saving the result after each one. */
+export async function runMatrix(
+  ctx: Context,
+  config: MatrixConfig,
+  onProgress?: OnProgress,
+): Promise<BenchResult> {
+  return (await prepareMatrix(ctx, config, onProgress)).run();
+}
+
+/** Checks what can be checked without an engine and lays out the cells. */
+export async function prepareMatrix(
+  ctx: Context,
+  config: MatrixConfig,
+  onProgress: OnProgress = () => undefined,
+): Promise<PreparedMatrix> {
+  const environment = await readEnvironment(ctx, config.python, config.device);
+  if (config.caches.some((cache) => cacheKind(cache).kivi) && environment.versions["vllm-kivi"] === null) {
+    throw environmentError(
+      "plugin-missing",
+      `The environment of ${config.python} has no KIVI plugin, which the caches ${config.caches.join(", ")} need.`,
+      `Run kivi install ${join(config.python, "..", "..")}, or measure vLLM's own with --caches bf16,fp8.`,
+    );
+  }
+  const stamp = new Date(ctx.clock.now()).toISOString().replace(/[-:]|\.\d+Z$/g, "");
+  const cells = planCells(config, {
+    environment,
+    model: await modelFingerprint(config.model),
+    text: config.suites.includes("perplexity") ? await textHash(config.text) : "",
+    worker: join(ctx.paths.bench, "cell.py"),
+    folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
+  });
+  const earlier = await readResult(config.output);
+  const kept = new Map(
+    (config.resume ? (earlier?.cells ?? []) : [])
+      .filter((cell) => cell.status === "ok")
+      .map((cell) => [cell.key, cell]),
+  );
+  return new Matrix(ctx, config, cells, kept, onProgress);
+}
+
+async function textHash(path: string): Promise<string> {
+  try {
+    return createHash("sha256")
+      .update(await readFile(path))
+      .digest("hex");
+  } catch (error) {
+    throw environmentError(
+      "text-unreadable",
+      `--text: ${path} cannot be read: ${messageOf(error)}`,
+      undefined,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+class Matrix implements PreparedMatrix {
+  readonly plan: Plan;
+  readonly #result: BenchResult;
+  readonly #startedMs: number;
+  readonly #durations: number[] = [];
+
+  constructor(
+    private readonly ctx: Context,
+    private readonly config: MatrixConfig,
+    private readonly cells: readonly PlannedCell[],
+    private readonly kept: ReadonlyMap<string, Cell>,
+    private readonly onProgress: OnProgress,
+  ) {
+    this.#startedMs = ctx.clock.now();
+    const now = new Date(this.#startedMs).toISOString();
+    this.#result = {
+      kind: RESULT_KIND,
+      schemaVersion: SCHEMA_VERSION,
+      tool: { name: "kivi", version: ctx.version },
+      createdAt: now,
+      updatedAt: now,
+      model: config.model,
+      planned: cells.map((cell) => cell.cache),
+      suites: [...config.suites],
+      config: { ...config },
+      cells: [],
+      complete: false,
+    };
+    this.plan = {
+      title: `Measure ${config.model} with ${cells.length} caches into ${config.output}`,
+      actions: cells.map((cell, index) => this.#action(cell, index)),
+    };
+  }
+
+  async run(): Promise<BenchResult> {
+    try {
+      // Before anything is measured: an output that cannot be written is found now, not an hour later.
+      await this.#save(false);
+      await execute(this.ctx, this.plan);
+      await this.#save(true);
+      return this.#result;
+    } catch (error) {
+      if (this.ctx.signal.aborted && this.#result.cells.length > 0) {
+        this.ctx.out.warn(
+          `${this.#result.cells.length} finished cells are kept in ${this.config.output}; go on with --resume.`,
+        );
+      }
+      throw error;
+    }
+  }
+
+  #action(cell: PlannedCell, index: number): Action {
+    const kept = this.kept.get(cell.key);
+    const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}`;
+    if (kept !== undefined) {
+      return {
+        title: `${title} (kept from ${this.config.output})`,
+        path: this.config.output,
+        readOnly: true,
+        run: async () => this.#keep({ ...kept, optional: cell.optional }),
+      };
+    }
+    return {
+      title,
+      argv: cell.argv,
+      path: this.config.output,
+      readOnly: false,
+      run: async (_ctx, step) => {
+        const cellStartedMs = this.ctx.clock.now();
+        const measured = await runCell(this.ctx, cell, {
+          timeoutMs: this.#timeoutMs(),
+          onEvent: (event) => step.update(this.#report(cell, index, cellStartedMs, event)),
+        });
+        this.#durations.push(this.ctx.clock.now() - cellStartedMs);
+        await this.#keep(measured);
+        this.#judge(measured);
+      },
+    };
+  }
+
+  #timeoutMs(): number | undefined {
+    const [baseline] = this.#durations;
+    return baseline === undefined ? undefined : Math.max(TIMEOUT_FLOOR_MS, baseline * TIMEOUT_FACTOR);
+  }
+
+  #report(cell: PlannedCell, index: number, cellStartedMs: number, event: WorkerEvent): string {
+    const now = this.ctx.clock.now();
+    const left = this.cells.slice(index + 1).filter((later) => !this.kept.has(later.key)).length;
+    const etaMs = remaining(this.#durations, { left, currentElapsedMs: now - cellStartedMs });
+    const { phase, detail } = event;
+    this.onProgress({
+      cell: index + 1,
+      cells: this.cells.length,
+      cache: cell.cache,
+      phase,
+      detail,
+      elapsedMs: now - this.#startedMs,
+      etaMs,
+    });
+    const where = event.steps === undefined ? detail : `${phase} ${event.step} of ${event.steps} (${detail})`;
+    return etaMs === undefined ? where : `${where}, about ${seconds(etaMs)} left`;
+  }
+
+  async #keep(cell: Cell): Promise<void> {
+    this.#result.cells.push(cell);
+    await this.#save(false);
+  }
+
+  async #save(complete: boolean): Promise<void> {
+    this.#result.complete = complete;
+    this.#result.updatedAt = new Date(this.ctx.clock.now()).toISOString();
+    await writeResult(this.config.output, this.#result);
+  }
+
+  /** Says what went wrong at once; without the baseline there is nothing to compare the rest with. */
+  #judge(cell: Cell): void {
+    if (cell.status === "ok") return;
+    const message = `The cell ${cell.cache} ${cell.status === "failed" ? "failed" : "is not supported here"}: ${cell.reason}`;
+    if (cell.cache === BASELINE) {
+      throw childError("bench-baseline-failed", message, `See ${cell.log}`, { details: { log: cell.log } });
+    }
+    this.ctx.out.warn(`${message}\n  log: ${cell.log}`);
+  }
+}
