@@ -38,8 +38,8 @@ class CacheFacts:
 
 
 def bytes_per_token(layers: list[dict[str, Any]]) -> float:
-    """Bytes of cache that one token takes over all layers whose cache grows with the sequence (any ``...Attention`` spec)."""
-    return sum(layer["page_bytes"] / layer["block_size"] for layer in layers if "Mamba" not in layer["spec"])
+    """Bytes of cache that one token takes, over all layers but those with a state of fixed size (Mamba)."""
+    return float(sum(layer["page_bytes"] / layer["block_size"] for layer in layers if "Mamba" not in layer["spec"]))
 
 
 def reports(log: str) -> list[dict[str, Any]]:

@@ -20,7 +20,9 @@ def windows(tokens: Sequence[int], size: int, limit: int, prefix: Sequence[int] 
     """
     step = size - len(prefix)
     if len(tokens) < step:
-        raise TextError(f"the text has {len(tokens)} tokens, fewer than one window of {size}; use a longer text or --window")
+        raise TextError(
+            f"the text has {len(tokens)} tokens, fewer than one window of {size}; use a longer text or --window"
+        )
     count = min(limit, len(tokens) // step)
     return [[*prefix, *tokens[index * step : (index + 1) * step]] for index in range(count)]
 
@@ -47,7 +49,7 @@ def score(
     logprobs_of: Callable[[list[int]], Sequence[Any]],
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """The perplexity suite's result; `nll` is in nats per scored token, and each window's own is kept for paired tests."""
+    """The perplexity suite's result; `nll` is in nats per scored token, each window's own kept for paired tests."""
     sums = []
     for index, window in enumerate(all_windows):
         progress(index, len(all_windows))

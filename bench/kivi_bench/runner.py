@@ -120,9 +120,7 @@ def run_throughput(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -
 
     results = []
     for index, shape in enumerate(spec.throughput.shapes):
-        events.emit(
-            "phase", phase="throughput", detail=shape.name, step=index + 1, steps=len(spec.throughput.shapes)
-        )
+        events.emit("phase", phase="throughput", detail=shape.name, step=index + 1, steps=len(spec.throughput.shapes))
         prompts = throughput.random_prompts(shape, vocabulary, spec.throughput.seed, special)
         warmup, samples = throughput.measure(shape, prompts, spec.throughput.repeats, generate)
         results.append(throughput.summarize(shape, warmup, samples, tokens_held))

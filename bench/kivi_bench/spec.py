@@ -48,9 +48,9 @@ class PerplexitySpec:
 class CellSpec:
     """One cell: one cache, one engine, some suites.
 
-    `cache_dtype` is vLLM's own ``kv_cache_dtype``. `engine` holds further keyword arguments of ``vllm.LLM``, passed on as
-    they are (model, dtype, max_model_len, kv_cache_memory_bytes, additional_config, ...). `context` is the length in
-    tokens at which concurrency is counted.
+    `cache_dtype` is vLLM's own ``kv_cache_dtype``. `engine` holds further keyword arguments of ``vllm.LLM``, passed on
+    as they are (model, dtype, max_model_len, kv_cache_memory_bytes, additional_config, ...). `context` is the length
+    in tokens at which concurrency is counted.
     """
 
     cache: str

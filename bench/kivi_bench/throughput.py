@@ -20,7 +20,9 @@ def rates(shape: Shape, prefill_seconds: float, total_seconds: float) -> tuple[f
     return prefill, (shape.batch * shape.new / spent if spent > 0 else None)
 
 
-def summarize(shape: Shape, warmup_seconds: float, samples: list[tuple[float, float]], tokens_held: int) -> dict[str, Any]:
+def summarize(
+    shape: Shape, warmup_seconds: float, samples: list[tuple[float, float]], tokens_held: int
+) -> dict[str, Any]:
     """One shape's result: medians over the samples, and the samples themselves in seconds."""
     measured = [rates(shape, *sample) for sample in samples]
     decode = [rate for _, rate in measured if rate is not None]
@@ -39,7 +41,7 @@ def summarize(shape: Shape, warmup_seconds: float, samples: list[tuple[float, fl
 
 
 def random_prompts(shape: Shape, vocabulary: int, seed: int, avoid: set[int]) -> list[list[int]]:
-    """`batch` prompts of `context` random token ids, none of them in `avoid` (special tokens); equal for equal seeds."""
+    """`batch` prompts of `context` random token ids, none in `avoid` (special tokens); equal for equal seeds."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -50,7 +52,7 @@ def random_prompts(shape: Shape, vocabulary: int, seed: int, avoid: set[int]) ->
 def measure(
     shape: Shape, prompts: list[list[int]], repeats: int, generate: Callable[[list[list[int]], int], None]
 ) -> tuple[float, list[tuple[float, float]]]:
-    """Seconds of one warm-up and of each repeat (prefill, total); `generate(prompts, n)` makes n tokens for each prompt.
+    """Seconds of one warm-up and of each repeat (prefill, total); `generate(prompts, n)` makes n tokens for each.
 
     Prefill and total alternate, so that a slow spell of the machine falls on both.
     """

@@ -34,7 +34,7 @@ function capacityColumns(context: number): Column[] {
     },
     { title: "tokens held", width: 2, read: (c, b) => withRatio(c.capacity?.tokens, b.capacity?.tokens) },
     {
-      title: `x ${whole(context)} tokens`,
+      title: `seqs of ${whole(context)}`,
       width: 1,
       read: (c) => (c.capacity ? [figure(c.capacity.concurrency)] : undefined),
     },
@@ -98,19 +98,18 @@ function about(result: BenchResult, base: Cell | undefined): string[] {
   const plugin = result.cells.find((cell) => cell.machine?.plugin)?.machine?.plugin;
   const device = machine.platform === "cpu" ? `${machine.device}, ${machine.cpus} CPUs` : machine.device;
   const memory = result.config.kvMemoryBytes;
+  const settings = [
+    typeof memory === "number" ? `${bytes(memory)} of cache memory a cell` : "",
+    `staging for ${engine.maxNumSeqs} sequences counted`,
+    engine.enforceEager ? "eager" : "compiled",
+  ];
   return [
     `${result.model} (${engine.dtype}) on ${device}`,
     `vLLM ${machine.vllm}, torch ${machine.torch}, vllm-kivi ${plugin ?? "not installed"}, kivi ${result.tool.version}`,
-    [
-      typeof memory === "number" ? `${bytes(memory)} of cache memory a cell` : "",
-      `staging for ${engine.maxNumSeqs} sequences counted`,
-      engine.enforceEager ? "eager" : "compiled",
-      perplexity === undefined
-        ? ""
-        : `perplexity over ${perplexity.windows} windows of ${perplexity.window} tokens`,
-    ]
-      .filter((part) => part !== "")
-      .join(", "),
+    settings.filter((part) => part !== "").join(", "),
+    ...(perplexity === undefined
+      ? []
+      : [`perplexity of ${perplexity.windows} windows of ${perplexity.window} tokens of a text`]),
   ];
 }
 

@@ -1,4 +1,4 @@
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir, readFile, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { writeJsonAtomic } from "../../shared/atomic.js";
 import type { Context } from "../../shared/context.js";
@@ -42,6 +42,8 @@ const WORKER_ENVIRONMENT = { VLLM_LOGGING_LEVEL: "INFO", VLLM_NO_USAGE_STATS: "1
 /** Runs one cell in a fresh process and engine. Whatever happens in it becomes the cell's result; only an abort rejects. */
 export async function runCell(ctx: Context, planned: PlannedCell, options: CellOptions): Promise<Cell> {
   await mkdir(dirname(planned.specPath), { recursive: true });
+  // What an earlier cell left here would be read as this one's.
+  for (const stale of [planned.spec.result, planned.spec.log]) await rm(stale, { force: true });
   await writeJsonAtomic(planned.specPath, planned.spec);
   const startedAt = ctx.clock.now();
   const finished = await ctx.runner.run(

@@ -1,0 +1,58 @@
+import copy
+
+import pytest
+
+from kivi_bench.spec import Shape, SpecError, parse_spec
+
+GOOD = {
+    "cache": "k4v4",
+    "cache_dtype": "kivi_k4v4",
+    "engine": {"model": "m"},
+    "context": 1024,
+    "log": "l",
+    "result": "r",
+    "suites": ["capacity", "throughput", "perplexity"],
+    "throughput": {"shapes": [{"batch": 4, "context": 1024, "new": 32}], "repeats": 3, "seed": 0},
+    "perplexity": {"text": "t", "window": 1024, "max_windows": 16},
+}
+
+
+def changed(*path_and_value: object) -> dict:
+    spec = copy.deepcopy(GOOD)
+    *path, key, value = path_and_value
+    place = spec
+    for part in path:
+        place = place[part]  # type: ignore[index,assignment]
+    if value is None:
+        del place[key]  # type: ignore[arg-type]
+    else:
+        place[key] = value  # type: ignore[index]
+    return spec
+
+
+def test_reads_a_whole_spec() -> None:
+    spec = parse_spec(GOOD)
+    assert spec.throughput is not None
+    assert spec.throughput.shapes == (Shape(4, 1024, 32),)
+    assert spec.throughput.shapes[0].name == "4x1024+32"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ([], "spec must be a JSON object, found list"),
+        (changed("cache_dtype", None), "key 'cache_dtype' is missing"),
+        (changed("cach", "x"), "unknown key 'cach'"),
+        (changed("suites", ["speed"]), "'speed' is none of capacity, throughput, perplexity"),
+        (changed("perplexity", None), "the key 'perplexity' is missing"),
+        (changed("context", 0), "spec.context must be a whole number of at least 1, found 0"),
+        (changed("context", True), "found True"),
+        (changed("throughput", "shapes", []), "at least one shape"),
+        (changed("throughput", "shapes", 0, "new", 1.5), r"throughput.shapes\[0\].new must be a whole number"),
+        (changed("perplexity", "window", 1), "at least 2 tokens"),
+        (changed("throughput", "repeats", "3"), "throughput.repeats"),
+    ],
+)
+def test_names_the_key_that_is_wrong(spec: object, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parse_spec(spec)

@@ -1,0 +1,67 @@
+import { z } from "zod";
+import { CACHE_NAMES } from "../core/bench/caches.js";
+import { SUITES } from "../core/bench/config.js";
+import { parseShape, type Shape } from "../core/bench/shapes.js";
+import { byteSize, choice, choiceList, decimal, integer } from "../shared/values.js";
+
+const tokens = () => integer({ min: 1, max: 16_777_216 });
+
+const shapes = z.string().transform((text, context): Shape[] => {
+  const words = text.split(",").map((word) => word.trim());
+  return words.flatMap((word) => {
+    const shape = parseShape(word);
+    if (shape !== undefined) return [shape];
+    context.addIssue({
+      code: "custom",
+      message: `expected loads such as 4x1024+32 (batch x context + new tokens), found "${word}"`,
+    });
+    return [];
+  });
+});
+
+/** KIVI's settings in a file; numbers and switches in YAML's own types. */
+const kivi = z.strictObject({
+  "key-group": integer({ min: 8 }).optional(),
+  "value-group": integer({ min: 8 }).optional(),
+  window: integer({ min: 0 }).optional(),
+  rotation: z.boolean().optional(),
+  clipping: z.boolean().optional(),
+});
+
+/** What may stand on the command line and in a file alike. */
+const shared = {
+  model: z.string().min(1),
+  venv: z.string().min(1),
+  caches: choiceList(CACHE_NAMES),
+  suites: choiceList(SUITES),
+  shapes,
+  repeats: integer({ min: 1, max: 1000 }),
+  text: z.string().min(1),
+  window: integer({ min: 2, max: 1_048_576 }),
+  windows: integer({ min: 1, max: 100_000 }),
+  context: tokens(),
+  kvMemory: byteSize(),
+  gpuMemoryUtilization: decimal({ min: 0.05, max: 1 }),
+  maxModelLen: tokens(),
+  maxNumSeqs: integer({ min: 1, max: 65_536 }),
+  maxBatchedTokens: tokens(),
+  dtype: choice(["bfloat16", "float16", "float32"]),
+  tensorParallel: integer({ min: 1, max: 64 }),
+  execution: choice(["eager", "compiled"]),
+  loadFormat: choice(["auto", "dummy"]),
+  seed: integer({ min: 0, max: 2 ** 31 - 1 }),
+  output: z.string().min(1),
+};
+
+export const fileFields = { ...shared, kivi };
+
+export const schema = z
+  .strictObject({
+    ...shared,
+    config: z.string().min(1),
+    resume: z.boolean(),
+    dryRun: z.boolean(),
+  })
+  .partial();
+
+export type BenchInput = z.infer<typeof schema>;

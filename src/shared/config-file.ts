@@ -1,0 +1,70 @@
+import { readFile } from "node:fs/promises";
+import { parseDocument } from "yaml";
+import type { ZodType } from "zod";
+import { messageOf, usageError } from "./errors.js";
+import { didYouMean } from "./suggest.js";
+
+/** `keyGroup` as it is written on the command line and in files: `key-group`. */
+export function kebabCase(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** Values are read by the same readers as flags, which take text: `[a, b]` is `a,b` and `3` is `"3"`. */
+function asText(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(String).join(",");
+  return typeof value === "number" ? String(value) : value;
+}
+
+/**
+ * Reads a YAML file whose keys are the names of flags. Every problem is reported in one error, each with the file
+ * and the key; an unknown key is a problem and comes with the nearest known one.
+ */
+export async function readConfigFile<T extends Record<string, ZodType>>(
+  path: string,
+  fields: T,
+): Promise<{ [K in keyof T]?: T[K]["_output"] }> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    throw usageError(
+      "config-unreadable",
+      `--config: ${path} cannot be read: ${messageOf(error)}`,
+      undefined,
+      {
+        cause: error,
+      },
+    );
+  }
+  const document = parseDocument(text);
+  if (document.errors.length > 0) {
+    const problems = document.errors.map((error) => `${path}: ${error.message.split("\n")[0]}`);
+    throw usageError("config-invalid", problems.join("\n"), undefined, { details: { problems } });
+  }
+  const raw = (document.toJS() ?? {}) as unknown;
+  if (typeof raw !== "object" || raw === null || Array.isArray(raw)) {
+    throw usageError("config-invalid", `${path}: expected "name: value" lines at the top.`);
+  }
+
+  const names = new Map(Object.keys(fields).map((name) => [kebabCase(name), name]));
+  const values: Record<string, unknown> = {};
+  const problems: string[] = [];
+  for (const [key, value] of Object.entries(raw)) {
+    const name = names.get(key);
+    const field = name === undefined ? undefined : fields[name];
+    if (name === undefined || field === undefined) {
+      problems.push(`${path}: unknown key "${key}".${didYouMean(key, names.keys())}`);
+      continue;
+    }
+    const checked = field.safeParse(asText(value));
+    if (checked.success) values[name] = checked.data;
+    else
+      for (const { path: inner, message } of checked.error.issues)
+        problems.push(`${path}: ${[key, ...inner.map(String)].join(".")}: ${message}`);
+  }
+  if (problems.length > 0) {
+    const hint = `Known keys: ${[...names.keys()].join(", ")}`;
+    throw usageError("config-invalid", problems.join("\n"), hint, { details: { problems } });
+  }
+  return values as { [K in keyof T]?: T[K]["_output"] };
+}

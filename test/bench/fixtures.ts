@@ -1,0 +1,96 @@
+import { readFileSync } from "node:fs";
+import type { Clock, Context } from "../../src/shared/context.js";
+import { Output } from "../../src/shared/output.js";
+import type { Command, Finished, ProcessRunner, RunOptions } from "../../src/shared/process.js";
+import { createProgress } from "../../src/shared/progress.js";
+
+export function finished(command: Command, part: Partial<Finished> = {}): Finished {
+  const base = {
+    command,
+    exitCode: 0,
+    signal: undefined,
+    timedOut: false,
+    durationMs: 1,
+    stdout: "",
+    stderr: "",
+    tail: [],
+  };
+  return { ...base, ...part };
+}
+
+/** A clock that moves only when a test moves it. */
+export class TestClock implements Clock {
+  ms = Date.UTC(2026, 0, 2, 3, 4, 5);
+  now(): number {
+    return this.ms;
+  }
+  async sleep(): Promise<void> {}
+}
+
+export interface FakeWorld {
+  context: Context;
+  stderr(): string;
+  clock: TestClock;
+  commands: Command[];
+  abort: AbortController;
+}
+
+/** A context whose processes are answered by `answer`; everything else is real. */
+export function fakeWorld(
+  home: string,
+  answer: (
+    command: Command,
+    options: RunOptions,
+    clock: TestClock,
+  ) => Promise<Partial<Finished>> | Partial<Finished>,
+): FakeWorld {
+  const clock = new TestClock();
+  const commands: Command[] = [];
+  const abort = new AbortController();
+  let stderr = "";
+  const runner: ProcessRunner = {
+    run: async (command, options = {}) => {
+      commands.push(command);
+      const answered = await answer(command, options, clock);
+      options.signal?.throwIfAborted();
+      return finished(command, answered);
+    },
+    start: () => {
+      throw new Error("bench starts nothing long-lived");
+    },
+  };
+  const out = new Output({
+    stdout: { write: () => true },
+    stderr: { write: (text) => (stderr += text) },
+    env: {},
+    json: false,
+    quiet: false,
+    verbose: false,
+  });
+  const context: Context = {
+    runner,
+    out,
+    progress: createProgress(out),
+    paths: {
+      cacheDir: home,
+      logDir: `${home}/logs`,
+      root: home,
+      templates: `${home}/templates`,
+      pythonPlugin: `${home}/python-plugin`,
+      tritonKernels: `${home}/triton-kernels`,
+      bench: "/kivi/bench",
+    },
+    signal: abort.signal,
+    clock,
+    env: {},
+    cwd: home,
+    version: "0.1.0",
+  };
+  return { context, stderr: () => stderr, clock, commands, abort };
+}
+
+/** What a real worker wrote for SmolLM2-135M on vLLM's CPU build, cut to two windows. */
+export function workerResult(cache: string): Record<string, unknown> {
+  const path = new URL(`fixtures/${cache}.result.json`, import.meta.url);
+  return JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
+}

