@@ -21,6 +21,7 @@ export function percent(value: number, base: number): string {
 }
 
 export function bytes(value: number): string {
+  if (value < 0) return `-${bytes(-value)}`;
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
   let left = value;
