@@ -1,0 +1,37 @@
+import { existsSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import type { Context } from "../../shared/context.js";
+import { environmentError, usageError } from "../../shared/errors.js";
+import { findInstalled } from "../plugin/index.js";
+import { requireAllowed } from "../plugin/verify.js";
+import type { Venv } from "../venv/index.js";
+
+/** The plugin is installed and vLLM is not told to leave it out. */
+export function checkPlugin(context: Context, venv: Venv): void {
+  requireAllowed(context.env);
+  if (findInstalled(venv) !== undefined) return;
+  throw environmentError(
+    "plugin-missing",
+    `The KIVI plugin is not installed in ${venv.path}.`,
+    `kivi install ${venv.path}`,
+  );
+}
+
+/** `org/name` or `name`, as a model hub spells it. */
+const HUB_NAME = /^[\w.-]+(\/[\w.-]+)?$/;
+
+/** A path becomes absolute and must be a model folder; a hub name stays as it is. */
+export function resolveModel(context: Context, model: string): string {
+  const path = resolve(context.cwd, model);
+  const isPath = /^[./~]/.test(model) || !HUB_NAME.test(model) || existsSync(path);
+  if (!isPath) return model;
+  const stat = statSync(path, { throwIfNoEntry: false });
+  const hint =
+    "Name a folder that holds config.json and the weights, or a hub model such as Qwen/Qwen3-0.6B.";
+  if (stat === undefined) throw usageError("model-not-found", `The model ${path} does not exist.`, hint);
+  // A single file may be a format that vLLM reads by itself (GGUF).
+  if (stat.isDirectory() && !existsSync(join(path, "config.json"))) {
+    throw usageError("model-not-found", `${path} holds no config.json, so it is not a model folder.`, hint);
+  }
+  return path;
+}

@@ -1,0 +1,241 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { join } from "node:path";
+import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { freePort } from "../../src/core/server/index.js";
+import { bareEnvironment, kivi, repository, temporaryFolder } from "../helpers/cli.js";
+import { listening, makeModel, makeVenv, processes } from "./helpers.js";
+
+const folder = temporaryFolder();
+const venv = join(folder, "venv");
+
+beforeAll(() => {
+  makeVenv(venv);
+});
+
+interface Started {
+  child: ChildProcess;
+  port: number;
+  pids: string;
+  stdout: () => string;
+  stderr: () => string;
+  ready: Promise<void>;
+  ended: Promise<{ code: number | null; seconds: number }>;
+}
+
+let runs = 0;
+const started: Started[] = [];
+
+/** A failed test must not leave anybody behind. */
+afterEach(() => {
+  for (const run of started.splice(0)) {
+    run.child.kill("SIGKILL");
+    for (const pid of processes(run.pids).running) process.kill(pid, "SIGKILL");
+  }
+});
+
+async function serve(behaviour: string, options: string[] = []): Promise<Started> {
+  const model = makeModel(folder, behaviour);
+  const port = await freePort("127.0.0.1");
+  runs += 1;
+  const pids = join(folder, `pids-${runs}`);
+  const startedAt = Date.now();
+  const argv = ["serve", model, "--venv", venv, "--port", String(port), ...options, "--", "--pids", pids];
+  const child = spawn(process.execPath, [join(repository, "bin", "kivi.js"), ...argv], {
+    cwd: folder,
+    env: bareEnvironment(folder),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let stdout = "";
+  let stderr = "";
+  let onReady: () => void;
+  const ready = new Promise<void>((resolve) => {
+    onReady = resolve;
+  });
+  child.stdout?.on("data", (chunk) => {
+    stdout += chunk;
+    if (stdout.includes("Ready after")) onReady();
+  });
+  child.stderr?.on("data", (chunk) => {
+    stderr += chunk;
+  });
+  const ended = new Promise<{ code: number | null; seconds: number }>((resolve) =>
+    child.on("close", (code) => resolve({ code, seconds: (Date.now() - startedAt) / 1000 })),
+  );
+  const run = { child, port, pids, stdout: () => stdout, stderr: () => stderr, ready, ended };
+  started.push(run);
+  return run;
+}
+
+async function expectNothingLeft(run: Started, count: number): Promise<void> {
+  expect(processes(run.pids)).toEqual({ count, running: [] });
+  expect(await listening(run.port)).toBe(false);
+}
+
+describe("kivi serve", () => {
+  it("says what the cache holds and ends with 143 on SIGTERM", async () => {
+    const run = await serve("good");
+    await run.ready;
+    expect((await fetch(`http://127.0.0.1:${run.port}/health`)).ok).toBe(true);
+    expect(run.stdout()).toContain(`http://127.0.0.1:${run.port}/v1`);
+    expect(run.stdout()).toContain("6,165 bytes per token, bf16 23,040 (3.74x)");
+    expect(run.stdout()).toContain("12,800, bf16 3,840 in the same memory, staging included (3.33x)");
+    expect(run.stdout()).toContain("22.5 MiB for 8 sequences");
+    run.child.kill("SIGTERM");
+    expect((await run.ended).code).toBe(143);
+    await expectNothingLeft(run, 1);
+    const log = /log\s+(\/.*\.log)/.exec(run.stdout())?.[1] ?? "";
+    expect(readFileSync(log, "utf8")).toContain("KIVI_REPORT");
+  });
+
+  it.each([
+    ["deaf", 3, "a leader and children that ignore TERM"],
+    ["daemon", 2, "a grandchild in its own session, re-parented, holding the pipes"],
+    ["nameless", 2, "a child in its own session without the mark"],
+  ])("stops %s (%d processes): %s", async (behaviour, count) => {
+    const run = await serve(behaviour);
+    await run.ready;
+    // The server may be ready before the last of its children has written itself down.
+    await vi.waitFor(() => expect(processes(run.pids).running).toHaveLength(count));
+    run.child.kill("SIGINT");
+    expect((await run.ended).code).toBe(130);
+    await expectNothingLeft(run, count);
+  });
+
+  it("kills at once on a second Ctrl-C", async () => {
+    const run = await serve("deaf");
+    await run.ready;
+    const asked = Date.now();
+    run.child.kill("SIGINT");
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    run.child.kill("SIGINT");
+    expect((await run.ended).code).toBe(130);
+    expect(Date.now() - asked).toBeLessThan(10_000);
+    await expectNothingLeft(run, 3);
+  });
+
+  it("stops a start that is interrupted", async () => {
+    const run = await serve("stuck");
+    while (processes(run.pids).count === 0) await new Promise((resolve) => setTimeout(resolve, 50));
+    run.child.kill("SIGTERM");
+    expect((await run.ended).code).toBe(143);
+    await expectNothingLeft(run, 1);
+  });
+
+  it("exits 4 with the last lines and the log when the server dies, and ends who outlived it", async () => {
+    const run = await serve("dies");
+    expect((await run.ended).code).toBe(4);
+    expect(run.stderr()).toContain("The server ended by itself, with code 7");
+    expect(run.stderr()).toContain("something broke");
+    expect(run.stderr()).toMatch(/server log: \/.*\.log/);
+    await expectNothingLeft(run, 2);
+  });
+
+  it("names the cause of a failed start and what to run next", async () => {
+    const run = await serve("fails");
+    expect((await run.ended).code).toBe(3);
+    expect(run.stderr()).toContain("not enough memory for the model and its cache (No available memory");
+    expect(run.stderr()).toMatch(/next: .*--gpu-memory-utilization/);
+    expect(run.stdout()).toBe("");
+    await expectNothingLeft(run, 1);
+  });
+
+  it("fails when no worker reports a KIVI cache", async () => {
+    const run = await serve("silent");
+    expect((await run.ended).code).toBe(4);
+    expect(run.stderr()).toContain("KIVI is not active");
+    await expectNothingLeft(run, 1);
+  });
+
+  it("gives up at the deadline", async () => {
+    const run = await serve("stuck", ["--timeout", "2"]);
+    expect((await run.ended).code).toBe(4);
+    expect(run.stderr()).toContain("was not ready after 2.0 s");
+    expect(run.stderr()).toContain("--timeout 4");
+    await expectNothingLeft(run, 1);
+  });
+});
+
+describe("kivi serve refuses", () => {
+  const model = (): string => makeModel(folder, "good");
+  const json = async (args: string[], env: Record<string, string> = {}) => {
+    const { code, stdout } = await kivi(["serve", ...args, "--json"], { home: folder, env });
+    return { code, ...(JSON.parse(stdout) as { error: { code: string; message: string; hint: string } }) };
+  };
+
+  it("a port that is taken", async () => {
+    const other = createServer((_, response) => response.end()).listen(0, "127.0.0.1");
+    await new Promise((resolve) => other.once("listening", resolve));
+    const { port } = other.address() as { port: number };
+    const found = await json([model(), "--venv", venv, "--port", String(port)]);
+    other.close();
+    expect(found).toMatchObject({ code: 3, error: { code: "port-in-use" } });
+    expect(found.error.hint).toContain(`--port ${port + 1}`);
+  });
+
+  it("an environment without the plugin, without vLLM, or with another vLLM", async () => {
+    const bare = makeVenv(join(folder, "bare"), { plugin: false });
+    expect(await json([model(), "--venv", bare])).toMatchObject({
+      code: 3,
+      error: { code: "plugin-missing", hint: `kivi install ${bare}` },
+    });
+    const empty = makeVenv(join(folder, "empty"), { vllm: "" });
+    expect(await json([model(), "--venv", empty])).toMatchObject({
+      code: 3,
+      error: { code: "vllm-missing" },
+    });
+    const old = makeVenv(join(folder, "old"), { vllm: "0.11.0" });
+    expect(await json([model(), "--venv", old])).toMatchObject({
+      code: 3,
+      error: { code: "vllm-unsupported" },
+    });
+  });
+
+  it("VLLM_PLUGINS that leaves the plugin out", async () => {
+    const found = await json([model(), "--venv", venv], { VLLM_PLUGINS: "other" });
+    expect(found).toMatchObject({ code: 3 });
+    expect(found.error.message).toContain("VLLM_PLUGINS");
+  });
+
+  it.each([
+    [["./nowhere"], "model-not-found"],
+    [["good", "--", "--kv-cache-dtype", "fp8"], "conflicting-argument"],
+    [["good", "--", "--kv_cache_dtype=fp8"], "conflicting-argument"],
+    [["good", "--", "--additional-config", '{"kivi": {}}'], "conflicting-argument"],
+    [["good", "--", "--additional-config", "{"], "bad-additional-config"],
+    [["good", "--", "--uds", "x"], "unsupported-argument"],
+    [["good", "--preset", "k4v3"], "invalid-value"],
+    [["good", "--port", "70000"], "invalid-value"],
+    [["good", "--key-group", "NaN"], "invalid-value"],
+    [["good", "--timeout", "0"], "invalid-value"],
+  ])("%j as %s", async ([name = "", ...rest], code) => {
+    model();
+    const at = rest.indexOf("--");
+    const [own, words] = at < 0 ? [rest, []] : [rest.slice(0, at), rest.slice(at)];
+    const args = ["serve", name, "--venv", venv, ...own, "--json", ...words];
+    const { code: exit, stdout } = await kivi(args, { home: folder });
+    expect({ exit, code: JSON.parse(stdout).error.code }).toEqual({ exit: 2, code });
+  });
+
+  it("a host that is not of this machine", async () => {
+    expect(await json([model(), "--venv", venv, "--host", "192.0.2.77"])).toMatchObject({
+      code: 2,
+      error: { code: "host-not-local" },
+    });
+  });
+});
+
+describe("kivi serve --print", () => {
+  it("shows the command line that would run", async () => {
+    const model = makeModel(folder, "good");
+    const own = ["--preset", "k4v2", "--key-group", "64", "--no-rotation", "--clipping", "--print"];
+    const words = ["--", "--additional-config", '{"a":1}', "--enforce-eager"];
+    const { code, stdout } = await kivi(["serve", model, "--venv", venv, ...own, ...words], { home: folder });
+    expect(code).toBe(0);
+    const config = '{"a":1,"kivi":{"key_group":64,"rotation":false,"clipping":true}}';
+    expect(stdout).toBe(
+      `${venv}/bin/vllm serve ${model} --kv-cache-dtype kivi_k4v2 --host 127.0.0.1 --port 8000 --enforce-eager --additional-config '${config}'`,
+    );
+  });
+});
