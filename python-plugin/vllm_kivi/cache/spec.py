@@ -1,0 +1,33 @@
+"""The KV cache spec of a KIVI layer: full attention whose page is our packed record, so vLLM's block count is the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from typing_extensions import Self
+from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.kv_cache_spec_registry import register_kv_cache_spec
+
+
+@register_kv_cache_spec(manager_class=FullAttentionManager, uniform_type_base_spec=FullAttentionSpec)
+@dataclass(frozen=True, kw_only=True)
+class KiviFullAttentionSpec(FullAttentionSpec):
+    """Full attention over packed pages.
+
+    Args:
+        record_bytes: bytes of one KV head in a page of ``block_size`` tokens (:class:`vllm_kivi.layout.CacheLayout`).
+    """
+
+    record_bytes: int = 0
+
+    @property
+    def real_page_size_bytes(self) -> int:
+        return self.num_kv_heads * self.record_bytes
+
+    @classmethod
+    def merge(cls, specs: list[Self]) -> Self:
+        # The base class rebuilds the spec from the fields it knows and would drop ours.
+        if any(spec.record_bytes != specs[0].record_bytes for spec in specs):
+            raise ValueError("layers of one KV cache group must share one KIVI record size")
+        return replace(super().merge(specs), record_bytes=specs[0].record_bytes)

@@ -1,0 +1,149 @@
+"""What a user may ask of KIVI, and the checks on it. Imports neither torch nor vLLM: the CLI uses it too."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from vllm_kivi.layout import CacheLayout
+
+DTYPE_PREFIX = "kivi_"
+SETTINGS_KEY = "kivi"
+"""Key of our settings in vLLM's ``--additional-config``."""
+
+DEFAULT_BLOCK_SIZE = 128
+"""Tokens; one key group of the default preset is one block."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be met: the message says which, what was found and what fits."""
+
+
+@dataclass(frozen=True)
+class KiviConfig:
+    """The format of a KIVI cache.
+
+    Args:
+        preset: name of the preset this started from.
+        key_bits, value_bits: bits of a code.
+        key_group: tokens that share a key scale (per channel); they close, and are quantized, together.
+        value_group: channels that share a value scale (per token); None takes the preset's, shrunk to fit the head size.
+        window: tokens kept in full precision before the open group.
+        rotation: Hadamard rotation of queries, keys and values over the head dimension.
+        clipping: search for the clipped range with the least squared error, per group, when storing.
+    """
+
+    preset: str
+    key_bits: int
+    value_bits: int
+    key_group: int
+    value_group: int
+    window: int
+    rotation: bool
+    clipping: bool
+    value_group_given: bool = False
+
+    @property
+    def cache_dtype(self) -> str:
+        """The name vLLM knows this cache by."""
+        return DTYPE_PREFIX + self.preset
+
+    def value_group_for(self, head_size: int) -> int:
+        """Channels per value scale at this head size.
+
+        A value group that the user gave must divide the head size; the preset's own is shrunk to the largest multiple
+        of 8 that does (80 channels: 40 for 64).
+        """
+        if self.value_group_given:
+            return self.value_group
+        fitting = [g for g in range(8, min(self.value_group, head_size) + 1, 8) if head_size % g == 0]
+        return fitting[-1] if fitting else head_size
+
+    def layout(self, head_size: int, block_size: int) -> CacheLayout:
+        """The page layout at a head size and block size.
+
+        Raises:
+            LayoutError: a group that does not divide what it has to.
+        """
+        return CacheLayout(
+            head_size=head_size,
+            block_size=block_size,
+            key_bits=self.key_bits,
+            value_bits=self.value_bits,
+            key_group=self.key_group,
+            value_group=self.value_group_for(head_size),
+        )
+
+    @property
+    def staging_tokens(self) -> int:
+        """Tokens of the full-precision ring that one sequence needs: the open group and the window, rounded up to 8."""
+        return -(-(self.key_group + self.window) // 8) * 8
+
+    def staging_bytes_per_sequence(self, num_kv_heads: int, head_size: int, element_bytes: int, layers: int = 1) -> int:
+        """Bytes of staging of one sequence: keys and values of :attr:`staging_tokens` tokens in all layers."""
+        return self.staging_tokens * 2 * num_kv_heads * head_size * element_bytes * layers
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        settings = asdict(self)
+        del settings["value_group_given"]
+        return settings
+
+
+PRESETS: dict[str, KiviConfig] = {
+    "k4v4": KiviConfig("k4v4", 4, 4, 128, 64, 0, rotation=False, clipping=False),
+    "k4v2": KiviConfig("k4v2", 4, 2, 128, 32, 0, rotation=True, clipping=True),
+    "k2v2": KiviConfig("k2v2", 2, 2, 32, 32, 0, rotation=True, clipping=True),
+}
+CACHE_DTYPES = tuple(DTYPE_PREFIX + name for name in PRESETS)
+
+_SETTINGS = ("key_group", "value_group", "window", "rotation", "clipping")
+assert set(_SETTINGS) <= {f.name for f in fields(KiviConfig)}
+
+
+def is_kivi_dtype(cache_dtype: str | None) -> bool:
+    """Whether a vLLM KV cache dtype name is one of ours."""
+    return cache_dtype is not None and cache_dtype.startswith(DTYPE_PREFIX)
+
+
+def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) -> KiviConfig:
+    """The format that ``--kv-cache-dtype`` and the ``kivi`` part of ``--additional-config`` ask for.
+
+    Args:
+        cache_dtype: ``kivi_k4v4``, ``kivi_k4v2`` or ``kivi_k2v2``.
+        settings: any of key_group, value_group, window, rotation, clipping.
+
+    Raises:
+        ConfigError: unknown preset or setting, or a value out of range.
+    """
+    preset = cache_dtype.removeprefix(DTYPE_PREFIX)
+    if not is_kivi_dtype(cache_dtype) or preset not in PRESETS:
+        raise ConfigError(f"--kv-cache-dtype {cache_dtype!r} is no KIVI preset{_nearest(cache_dtype, CACHE_DTYPES)}; presets: {', '.join(CACHE_DTYPES)}")
+    config = PRESETS[preset]
+    if settings is None:
+        return config
+    where = f"--additional-config {SETTINGS_KEY!r}"
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{where} must be an object of settings, found {settings!r}")
+    for name, value in settings.items():
+        if name not in _SETTINGS:
+            raise ConfigError(f"{where}: unknown setting {name!r}{_nearest(name, _SETTINGS)}; settings: {', '.join(_SETTINGS)}")
+        if name in ("rotation", "clipping"):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{where}: {name} must be true or false, found {value!r}")
+        elif isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{where}: {name} must be a whole number, found {value!r}")
+        elif name == "window" and not 0 <= value <= 4096:
+            raise ConfigError(f"{where}: window must lie between 0 and 4096 tokens, found {value}")
+        elif name == "key_group" and value not in (32, 64, 128, 256):
+            raise ConfigError(f"{where}: key_group must be 32, 64, 128 or 256 tokens, found {value}")
+        elif name == "value_group" and (value < 8 or value % 8):
+            raise ConfigError(f"{where}: value_group must be a multiple of 8 channels, found {value}")
+    return replace(config, **settings, value_group_given="value_group" in settings)
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(word), known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,136 @@
+"""What KIVI demands of an engine's configuration, checked when the engine is configured, before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vllm_kivi.config import CACHE_DTYPES, DEFAULT_BLOCK_SIZE, SETTINGS_KEY, ConfigError, KiviConfig
+from vllm_kivi.layout import LayoutError
+from vllm_kivi.settings import config_of, is_asked_for, kivi_settings
+
+logger = logging.getLogger("vllm.vllm_kivi")
+
+STAGING_SHARE = 4
+"""Staging may take at most one part in this many of the cache's memory; beyond it max_num_seqs is lowered, visibly."""
+
+
+def check_before(vllm_config: Any) -> None:
+    """Refuse what KIVI cannot serve correctly, then settle the block size.
+
+    Raises:
+        ConfigError: the combination, what was found, and what to do instead.
+    """
+    if not is_asked_for(vllm_config):
+        if kivi_settings(vllm_config) is not None:
+            raise ConfigError(f"--additional-config has {SETTINGS_KEY!r} settings but KIVI is not asked for: add --kv-cache-dtype, one of {', '.join(CACHE_DTYPES)}")
+        return
+    config = config_of(vllm_config)
+    reasons = list(_refusals(vllm_config))
+    if reasons:
+        raise ConfigError("KIVI refuses: " + "; ".join(reasons) + f". Serve without --kv-cache-dtype {config.cache_dtype}, or change that setting")
+    cache = vllm_config.cache_config
+    if not cache.user_specified_block_size:
+        cache.block_size = max(DEFAULT_BLOCK_SIZE, config.key_group)
+        cache.user_specified_block_size = True  # ours now: the platform must not choose another
+    _check_layout(config, vllm_config)
+    _forget_chosen_backends()
+
+
+def check_after(vllm_config: Any) -> None:
+    """Once the platform has settled its part: the block size still fits, and staging is affordable."""
+    if not is_asked_for(vllm_config) or vllm_config.model_config is None:
+        return
+    config = config_of(vllm_config)
+    _check_layout(config, vllm_config)
+    _limit_sequences(config, vllm_config)
+
+
+def backend_path(vllm_config: Any, selector_config: Any) -> str:
+    """Dotted path of the backend class for one layer.
+
+    Raises:
+        ConfigError: the layer's kind of attention is not supported.
+    """
+    kinds = {
+        "MLA": selector_config.use_mla,
+        "sparse attention": selector_config.use_sparse,
+        "a sliding window": selector_config.has_sliding_window,
+        "attention sinks": selector_config.has_sink,
+        "bidirectional multimodal prefixes": selector_config.use_mm_prefix,
+        f"{selector_config.attn_type} attention": selector_config.attn_type != "decoder",
+        "non-causal attention": selector_config.use_non_causal,
+    }
+    found = [kind for kind, on in kinds.items() if on]
+    if found:
+        raise ConfigError(f"KIVI refuses: a layer of this model has {' and '.join(found)}, which is not supported; serve the model without --kv-cache-dtype kivi_*")
+    from vllm_kivi.backend.cpu.backend import class_path
+
+    return class_path(config_of(vllm_config).layout(selector_config.head_size, vllm_config.cache_config.block_size))
+
+
+def _refusals(vllm_config: Any) -> Any:
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        yield f"this release serves on vLLM's CPU build and the platform is {current_platform.device_type}"
+    model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
+    if model is not None:
+        if model.use_mla:
+            yield f"{model.hf_config.model_type} uses multi-head latent attention (MLA), whose cache has no per-channel keys"
+        if model.is_encoder_decoder:
+            yield f"{model.hf_config.model_type} is an encoder-decoder model"
+        if model.is_attention_free or model.is_hybrid:
+            yield f"{model.hf_config.model_type} has state-space layers, which no test covers yet"
+        if model.runner_type != "generate":
+            yield f"the runner type is {model.runner_type!r}; only text generation is tested"
+        if model.get_sliding_window() is not None:
+            yield f"{model.hf_config.model_type} has sliding-window layers, which no test covers yet"
+    if vllm_config.speculative_config is not None:
+        yield "speculative decoding is not tested with KIVI yet"
+    if vllm_config.kv_transfer_config is not None:
+        yield "KV connectors do not carry open groups yet"
+    if parallel.pipeline_parallel_size > 1 or getattr(parallel, "decode_context_parallel_size", 1) > 1:
+        yield "pipeline and context parallel are not tested yet"
+    if cache.prefix_match_unit is not None:
+        yield f"--prefix-match-unit {cache.prefix_match_unit} would let a prefix hit end inside a block"
+    if cache.calculate_kv_scales:
+        yield "--calculate-kv-scales belongs to fp8"
+    if vllm_config.use_v2_model_runner:
+        yield "the V2 model runner is not supported yet (set VLLM_USE_V2_MODEL_RUNNER=0)"
+
+
+def _check_layout(config: KiviConfig, vllm_config: Any) -> None:
+    if vllm_config.model_config is None:
+        return
+    try:
+        config.layout(vllm_config.model_config.get_head_size(), vllm_config.cache_config.block_size)
+    except LayoutError as error:
+        raise ConfigError(f"KIVI refuses: {error}") from error
+
+
+def _limit_sequences(config: KiviConfig, vllm_config: Any) -> None:
+    from vllm_kivi.report import cache_memory_bytes, staging_bytes
+
+    memory, scheduler = cache_memory_bytes(vllm_config), vllm_config.scheduler_config
+    one = staging_bytes(vllm_config) // (scheduler.max_num_seqs + 1)
+    affordable = memory // STAGING_SHARE // one - 1
+    if affordable < 1:
+        raise ConfigError(
+            f"KIVI refuses: the open group of one sequence takes {one} bytes of staging and the cache memory is {memory} bytes; "
+            f"raise --kv-cache-memory-bytes to at least {2 * one * STAGING_SHARE}"
+        )
+    if affordable < scheduler.max_num_seqs:
+        logger.warning(
+            "KIVI lowers max_num_seqs from %d to %d: each sequence keeps its open group (%d tokens) in %.2f MB of staging, and staging is limited "
+            "to 1/%d of the cache memory (%.2f GB). Raise --kv-cache-memory-bytes for more sequences.",
+            scheduler.max_num_seqs, affordable, config.staging_tokens, one / 1e6, STAGING_SHARE, memory / 1e9,
+        )  # fmt: skip
+        scheduler.max_num_seqs = affordable
+
+
+def _forget_chosen_backends() -> None:
+    # vLLM remembers its choice by dtype and head size alone; another engine in this process may have other settings.
+    from vllm.v1.attention import selector
+
+    selector._cached_get_attn_backend.cache_clear()

@@ -1,0 +1,247 @@
+"""The meaning of every KIVI operation, in plain PyTorch. Kernels are tested against this file; it is built to be read.
+
+Letters: ``N`` key groups or blocks, ``G`` tokens of a key group, ``T`` tokens of a block, ``H`` KV heads, ``Hq`` query
+heads, ``D`` channels of a head, ``S`` tokens of a context. Arithmetic is float32 throughout.
+
+Scheme: Liu et al., "KIVI", ICML 2024, arXiv:2402.02750 (keys per channel, values per token, the open group in full
+precision). Rotation: Ashkboos et al., "QuaRot", NeurIPS 2024, arXiv:2404.00456.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+
+from vllm_kivi.layout import CacheLayout
+
+CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+"""Ranges that the clipping search tries, as parts of max - min; the first with the least squared error wins."""
+
+_F32_EXPONENT_SHIFT = (127 - 15) << 23
+_SMALLEST = 2.0**-14
+_LARGEST_ZERO = 65408.0
+_LARGEST_SCALE = 64512.0
+
+
+# --- Hadamard rotation ------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def hadamard(head_size: int) -> torch.Tensor:
+    """Orthonormal, symmetric Hadamard matrix [D, D], float32.
+
+    For a head size that is no power of two it is block-diagonal, with blocks of the largest power of two that divides D.
+    """
+    order = head_size & -head_size
+    block = torch.ones(1, 1)
+    while block.shape[0] < order:
+        block = torch.cat([torch.cat([block, block], 1), torch.cat([block, -block], 1)], 0)
+    return torch.block_diag(*[block / math.sqrt(order)] * (head_size // order))
+
+
+def rotate(x: torch.Tensor) -> torch.Tensor:
+    """Rotate the last dimension [..., D]; its own inverse. Result in x's dtype, computed in float32."""
+    return (x.float() @ hadamard(x.shape[-1]).to(x.device)).to(x.dtype)
+
+
+# --- scale and zero ---------------------------------------------------------------------------------------------------
+
+
+def encode(zero: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three-byte form (int32 tensors: uint16 and uint8 values) of float32 zero and positive scale; see layout.py.
+
+    Rounds to nearest, halves away from zero; a scale is at least 2^-14 (never 0), a zero below 2^-14 becomes 0; both
+    saturate at the format's largest value.
+    """
+    bits = zero.float().clamp(-_LARGEST_ZERO, _LARGEST_ZERO).contiguous().view(torch.int32)
+    magnitude = ((bits & 0x7FFFFFFF) + (1 << 14)) >> 15
+    magnitude = (magnitude - (_F32_EXPONENT_SHIFT >> 15)).clamp(max=0x1EFF)
+    magnitude = torch.where(magnitude < 1 << 8, torch.zeros_like(magnitude), magnitude)
+    zero_bits = ((bits >> 16) & 0x8000) | (magnitude << 2)
+    code = ((scale.float().clamp(_SMALLEST, _LARGEST_SCALE).contiguous().view(torch.int32) + (1 << 17)) >> 18) - (_F32_EXPONENT_SHIFT >> 18)
+    code = code.clamp(max=0x3DF)
+    return zero_bits | (code & 3), code >> 2
+
+
+def decode(zero_bits: torch.Tensor, scale_bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float32 zero and scale of their three-byte form."""
+    zero_bits, scale_bits = zero_bits.to(torch.int32), scale_bits.to(torch.int32)
+    magnitude = (zero_bits & 0x7FFC) << 13
+    magnitude = torch.where(magnitude == 0, magnitude, magnitude + _F32_EXPONENT_SHIFT)
+    zero = (magnitude | ((zero_bits & 0x8000) << 16)).view(torch.float32)
+    scale = ((((scale_bits << 2) | (zero_bits & 3)) << 18) + _F32_EXPONENT_SHIFT).view(torch.float32)
+    return zero, scale
+
+
+# --- quantization -----------------------------------------------------------------------------------------------------
+
+
+def quantize(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Asymmetric quantization of x; the elements along ``dim`` share a zero and a scale.
+
+    Returns:
+        codes (uint8, shape of x), zero_bits and scale_bits (int32, shape of x with ``dim`` of size 1).
+    """
+    x = x.float()
+    top = float(2**bits - 1)
+    low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
+    best = None
+    for ratio in CLIP_RATIOS if clipping else CLIP_RATIOS[:1]:
+        margin = (high - low) * ((1.0 - ratio) / 2)
+        zero_bits, scale_bits = encode(low + margin, (high - low) * (ratio / top))
+        zero, scale = decode(zero_bits, scale_bits)
+        codes = ((x - zero) * (1.0 / scale) + 0.5).floor().clamp(0, top)
+        if not clipping:
+            return codes.to(torch.uint8), zero_bits, scale_bits
+        error = ((codes * scale + zero - x) ** 2).sum(dim, keepdim=True)
+        if best is None:
+            best = [error, codes, zero_bits, scale_bits]
+        else:
+            better = error < best[0]
+            best = [torch.where(better, new, old) for new, old in zip((error, codes, zero_bits, scale_bits), best, strict=True)]
+    assert best is not None
+    return best[1].to(torch.uint8), best[2], best[3]
+
+
+def pack(codes: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
+    """Pack uint8 codes along ``dim`` of size D into D * bits / 8 bytes: byte j holds codes j, j + D/P, j + 2 D/P, ..."""
+    parts = codes.chunk(8 // bits, dim)
+    packed = torch.zeros_like(parts[0])
+    for i, part in enumerate(parts):
+        packed |= part << (bits * i)
+    return packed
+
+
+def unpack(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
+    """Inverse of :func:`pack`."""
+    mask = 2**bits - 1
+    return torch.cat([(packed >> (bits * i)) & mask for i in range(8 // bits)], dim)
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+class Sections:
+    """Views of the sections of records [..., record_bytes] (uint8); writing to a view writes to the page."""
+
+    def __init__(self, layout: CacheLayout, records: torch.Tensor) -> None:
+        t, d, lead = layout.block_size, layout.head_size, records.shape[:-1]
+
+        def view(start: int, *shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+            size = math.prod(shape) * dtype.itemsize
+            return records[..., start : start + size].view(dtype).unflatten(-1, shape)
+
+        self.key_codes = view(layout.key_codes_offset, layout.key_code_rows, t)  # [..., D / Pk, T]
+        self.value_codes = view(layout.value_codes_offset, t, layout.value_code_bytes)  # [..., T, D / Pv]
+        self.key_zeros = view(layout.key_zeros_offset, layout.key_groups, d, dtype=torch.uint16)
+        self.value_zeros = view(layout.value_zeros_offset, t, layout.channel_groups, dtype=torch.uint16)
+        self.key_scales = view(layout.key_scales_offset, layout.key_groups, d)
+        self.value_scales = view(layout.value_scales_offset, t, layout.channel_groups)
+        assert self.key_codes.shape[:-2] == lead
+
+
+def store_groups(
+    layout: CacheLayout,
+    pages: torch.Tensor,
+    block_ids: torch.Tensor,
+    group_in_block: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    clipping: bool,
+) -> None:
+    """Close key groups: quantize their keys and values and write them into their pages.
+
+    Args:
+        pages: uint8 [blocks, H, record_bytes], changed in place.
+        block_ids, group_in_block: int64 [N], where each group goes.
+        key, value: [N, G, H, D], already rotated if the format rotates.
+    """
+    g = layout.key_group
+    key, value = key.transpose(1, 2), value.transpose(1, 2)  # [N, H, G, D]
+    k_codes, k_zero, k_scale = quantize(key, layout.key_bits, 2, clipping)
+    v_codes, v_zero, v_scale = quantize(value.unflatten(-1, (layout.channel_groups, layout.value_group)), layout.value_bits, -1, clipping)
+    k_packed = pack(k_codes, layout.key_bits, 3).transpose(2, 3)  # [N, H, D / Pk, G]
+    v_packed = pack(v_codes.flatten(-2), layout.value_bits, 3)  # [N, H, G, D / Pv]
+    for n, (block, group) in enumerate(zip(block_ids.tolist(), group_in_block.tolist(), strict=True)):
+        to, tokens = Sections(layout, pages[block]), slice(group * g, (group + 1) * g)
+        to.key_codes[:, :, tokens] = k_packed[n]
+        to.key_zeros[:, group] = k_zero[n, :, 0].to(torch.uint16)
+        to.key_scales[:, group] = k_scale[n, :, 0].to(torch.uint8)
+        to.value_codes[:, tokens] = v_packed[n]
+        to.value_zeros[:, tokens] = v_zero[n].squeeze(-1).to(torch.uint16)
+        to.value_scales[:, tokens] = v_scale[n].squeeze(-1).to(torch.uint8)
+
+
+def load_blocks(layout: CacheLayout, pages: torch.Tensor, block_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of whole blocks as the cache holds them, float32 [H, len(block_ids) * T, D] each."""
+    s = Sections(layout, pages[block_ids.long()])  # [N, H, record] sections
+    k_zero, k_scale = decode(s.key_zeros, s.key_scales)  # [N, H, T / G, D]
+    key = unpack(s.key_codes, layout.key_bits, -2).transpose(-1, -2).float()  # [N, H, T, D]
+    key = key.unflatten(2, (layout.key_groups, layout.key_group)) * k_scale[:, :, :, None] + k_zero[:, :, :, None]
+    v_zero, v_scale = decode(s.value_zeros, s.value_scales)  # [N, H, T, D / value_group]
+    value = unpack(s.value_codes, layout.value_bits, -1).float().unflatten(-1, (layout.channel_groups, layout.value_group))
+    value = value * v_scale[..., None] + v_zero[..., None]
+    return key.flatten(2, 3).transpose(0, 1).flatten(1, 2), value.flatten(-2).transpose(0, 1).flatten(1, 2)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def closed_tokens(position: int, key_group: int, window: int, readable_from: int = 0) -> int:
+    """How many leading tokens the query at ``position`` reads quantized.
+
+    Every group whose tokens are all at least ``window`` tokens old, the query's own token included; so what a query
+    reads depends on its position alone, and prefill, decode, chunks and prefix hits agree. ``readable_from``: tokens
+    below it exist only quantized (a prefix hit restored them), whatever the window asks for.
+    """
+    return max((max(position + 1 - window, 0) // key_group) * key_group, readable_from)
+
+
+def attention_over(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax attention of one query over one context, in float32.
+
+    Args:
+        query: [Hq, D]; key, value: [H, S, D] with S >= 1 and Hq a multiple of H.
+
+    Returns:
+        output [Hq, D] and log-sum-exp of the scores [Hq] (natural logarithm).
+    """
+    heads, tokens, d = key.shape
+    q = query.float().view(heads, -1, d)
+    scores = q @ key.float().transpose(1, 2) * scale  # [H, Hq / H, S]
+    out = scores.softmax(-1) @ value.float()
+    return out.reshape(-1, d), scores.logsumexp(-1).reshape(-1)
+
+
+def merge(out_a: torch.Tensor, lse_a: torch.Tensor, out_b: torch.Tensor, lse_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over two contexts at once from the attention over each: outputs [..., D], log-sum-exps [...]."""
+    lse = torch.logaddexp(lse_a, lse_b)
+    return out_a * (lse_a - lse).exp()[..., None] + out_b * (lse_b - lse).exp()[..., None], lse
+
+
+def attend(
+    layout: CacheLayout,
+    pages: torch.Tensor,
+    block_ids: torch.Tensor,
+    closed: int,
+    query: torch.Tensor,
+    open_key: torch.Tensor,
+    open_value: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """One query over ``closed`` quantized tokens and the full-precision tokens after them.
+
+    Args:
+        pages: uint8 [blocks, H, record_bytes]; block_ids: the sequence's blocks in order.
+        query: [Hq, D], rotated if the format rotates; open_key, open_value: [H, open tokens, D], likewise.
+
+    Returns:
+        [Hq, D] float32, still rotated.
+    """
+    blocks = block_ids[: -(-closed // layout.block_size)]
+    key, value = load_blocks(layout, pages, blocks)
+    key = torch.cat([key[:, :closed], open_key.float()], 1)
+    value = torch.cat([value[:, :closed], open_value.float()], 1)
+    return attention_over(query, key, value, scale)[0]

@@ -1,0 +1,29 @@
+"""Reads the KIVI settings out of vLLM's own configuration, which vLLM itself carries to every process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_kivi.config import SETTINGS_KEY, ConfigError, KiviConfig, is_kivi_dtype, parse_config
+
+
+def kivi_settings(vllm_config: Any) -> Any:
+    """The ``kivi`` part of ``--additional-config``, or None."""
+    additional = vllm_config.additional_config
+    return additional.get(SETTINGS_KEY) if isinstance(additional, dict) else None
+
+
+def is_asked_for(vllm_config: Any) -> bool:
+    """Whether this engine is to keep a KIVI cache."""
+    return vllm_config.cache_config is not None and is_kivi_dtype(vllm_config.cache_config.cache_dtype)
+
+
+def config_of(vllm_config: Any) -> KiviConfig:
+    """The format that an engine's configuration asks for.
+
+    Raises:
+        ConfigError: KIVI is not asked for, or a setting is wrong.
+    """
+    if not is_asked_for(vllm_config):
+        raise ConfigError("KIVI is not asked for: pass --kv-cache-dtype kivi_k4v4")
+    return parse_config(vllm_config.cache_config.cache_dtype, kivi_settings(vllm_config))
