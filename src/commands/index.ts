@@ -1,4 +1,9 @@
 import type { CommandSpec } from "../shared/command.js";
+import { generate } from "./generate.js";
+import { install } from "./install.js";
+import { plan } from "./plan.js";
+import { serve } from "./serve.js";
+import { uninstall } from "./uninstall.js";
 
 /** Every command, in the order of `kivi --help`. */
-export const commands: readonly CommandSpec[] = [];
+export const commands: readonly CommandSpec[] = [install, uninstall, generate, serve, plan];

@@ -57,7 +57,6 @@ export async function execute(context: Context, plan: Plan): Promise<void> {
       begun.push(action);
       await context.progress.step(action.title, (step) => action.run(context, step));
     }
-    context.signal.throwIfAborted();
   } catch (error) {
     for (const action of begun.reverse()) {
       try {

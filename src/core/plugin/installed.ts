@@ -1,0 +1,127 @@
+import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
+import { environmentError, messageOf } from "../../shared/errors.js";
+import type { Venv } from "../venv/venv.js";
+import { DISTRIBUTION } from "./distribution.js";
+import { parseRecord, type RecordEntry, recordHash } from "./record.js";
+
+export interface OwnedFile {
+  readonly path: string;
+  readonly state: "intact" | "changed" | "missing";
+}
+
+/** The plugin as it is in an environment, whoever installed it. */
+export interface InstalledPlugin {
+  readonly version: string;
+  readonly distInfo: string;
+  /** The text of RECORD: two installs with the same text have the same files. */
+  readonly record: string;
+  readonly files: readonly OwnedFile[];
+  /** What Python, Numba and the like wrote into `__pycache__` folders of the package. */
+  readonly caches: readonly string[];
+}
+
+/** Tools of other times spelt the folder with a dash or with capitals. */
+function distInfoFolders(sitePackages: string): string[] {
+  const prefix = `${DISTRIBUTION.fileName}-`;
+  return readdirSync(sitePackages).filter((name) => {
+    const start = name.slice(0, prefix.length).toLowerCase().replace("vllm-", "vllm_");
+    return start === prefix && name.endsWith(".dist-info");
+  });
+}
+
+function isInside(path: string, folder: string): boolean {
+  const way = relative(folder, path);
+  return way !== "" && !way.startsWith("..") && !way.startsWith("/");
+}
+
+/** The real place of a file: links in the folders above it are followed, the file itself is not. */
+function realPlace(path: string): string {
+  let folder = dirname(path);
+  while (!existsSync(folder)) folder = dirname(folder);
+  return join(realpathSync(folder), relative(folder, path));
+}
+
+function checkedPath(venv: Venv, entry: RecordEntry, record: string): string {
+  const path = resolve(venv.sitePackages, entry.path);
+  if (!isInside(path, venv.path) || !isInside(realPlace(path), realpathSync(venv.path))) {
+    throw environmentError(
+      "record-outside-venv",
+      `${record} lists ${entry.path}, which is outside ${venv.path}; nothing was changed.`,
+      "RECORD was tampered with, or a folder of the plugin is a link. Look at it, then remove the plugin's files by hand.",
+    );
+  }
+  return path;
+}
+
+function stateOf(path: string, { hash, size }: RecordEntry): OwnedFile["state"] {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return "missing";
+  if (hash === undefined) return "intact";
+  if (!stat.isFile() || (size !== undefined && stat.size !== size)) return "changed";
+  return recordHash(readFileSync(path), hash.split("=")[0]) === hash ? "intact" : "changed";
+}
+
+function cachesUnder(files: readonly OwnedFile[]): string[] {
+  const folders = new Set(files.filter(({ path }) => path.endsWith(".py")).map(({ path }) => dirname(path)));
+  const known = new Set(files.map(({ path }) => path));
+  const caches: string[] = [];
+  for (const folder of folders) {
+    const cache = join(folder, "__pycache__");
+    if (!existsSync(cache)) continue;
+    for (const entry of readdirSync(cache, { withFileTypes: true, recursive: true })) {
+      const path = join(entry.parentPath, entry.name);
+      if (!entry.isDirectory() && !known.has(path)) caches.push(path);
+    }
+  }
+  return caches;
+}
+
+/** Finds the plugin by its dist-info and checks each file against RECORD; undefined when it is not installed. */
+export function findInstalled(venv: Venv): InstalledPlugin | undefined {
+  const [name, ...others] = distInfoFolders(venv.sitePackages);
+  if (name === undefined) return undefined;
+  const distInfo = join(venv.sitePackages, name);
+  if (others.length > 0) {
+    throw environmentError(
+      "several-installs",
+      `${venv.sitePackages} holds ${[name, ...others].join(" and ")}; only one can be right.`,
+      `Remove all but one by hand, then run: kivi install ${venv.path}`,
+    );
+  }
+  const recordPath = join(distInfo, "RECORD");
+  if (!existsSync(recordPath)) {
+    throw environmentError(
+      "record-missing",
+      `${recordPath} is missing, so it is not known which files belong to ${DISTRIBUTION.name}; nothing was changed.`,
+      `Remove them by hand: rm -r ${distInfo} ${join(venv.sitePackages, DISTRIBUTION.package)}`,
+    );
+  }
+  const record = readFileSync(recordPath, "utf8");
+  let entries: RecordEntry[];
+  try {
+    entries = parseRecord(record);
+  } catch (error) {
+    throw environmentError(
+      "record-unreadable",
+      `${recordPath}: ${messageOf(error)}; nothing was changed.`,
+      `Remove the files by hand: rm -r ${distInfo} ${join(venv.sitePackages, DISTRIBUTION.package)}`,
+    );
+  }
+  const files = entries.map((entry): OwnedFile => {
+    const path = checkedPath(venv, entry, recordPath);
+    return { path, state: stateOf(path, entry) };
+  });
+  const version = name.slice(DISTRIBUTION.fileName.length + 1, -".dist-info".length);
+  return { version, distInfo, record, files, caches: cachesUnder(files) };
+}
+
+export function changedFiles(plugin: InstalledPlugin): string[] {
+  return plugin.files.filter(({ state }) => state === "changed").map(({ path }) => path);
+}
+
+/** Files to remove with the plugin; hand-changed ones only when asked for. */
+export function removableFiles(plugin: InstalledPlugin, withChanged: boolean): string[] {
+  const own = plugin.files.filter(({ state }) => state === "intact" || (state === "changed" && withChanged));
+  return [...own.map(({ path }) => path), ...plugin.caches];
+}

@@ -1,0 +1,3 @@
+"""The version of the distribution; package.json holds the same."""
+
+__version__ = "{{version}}"
