@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("key-group", "value-group", "window"):
         layout.add_argument(f"--{name}", type=int)
     args = parser.parse_args(argv)
-    given = {name: getattr(args, name) for name in ("key_group", "value_group", "window") if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name) for name in ("key_group", "value_group", "window") if getattr(args, name) is not None
+    }
     try:
         config = parse_config(DTYPE_PREFIX + args.preset, given)
         pages = config.layout(args.head_size, args.block_size or max(DEFAULT_BLOCK_SIZE, config.key_group))

@@ -2,20 +2,20 @@
 
 Ledger (read and run on vLLM 0.26.0):
 
-================================  ================================================================  =======================
-symbol                            why                                                               goes away with
-================================  ================================================================  =======================
-config.cache.CacheDType           the name ``kivi_*`` must pass the closed list of cache dtypes     register_kv_cache_dtype (0.33)
-STR_DTYPE_TO_TORCH_DTYPE          a KIVI page is uint8                                              the same
-Platform.check_and_update_config  settings are checked once, when the engine is configured          -
-Platform.get_attn_backend_cls     a layer whose cache dtype is ours gets our backend                open backend choice
-Attention.get_kv_cache_spec       such a layer reports our page bytes                               customize_spec (0.28)
-GPUModelRunner (two methods)      whose row is whose, and who ended: the owner of an open group     CircularBufferSpec (0.30)
-CPUWorker.determine_available_…   staging is paid from the cache's memory on CPU too                -
-================================  ================================================================  =======================
+================================  ======================================================  ==============================
+symbol                            why                                                     goes away with
+================================  ======================================================  ==============================
+config.cache.CacheDType           ``kivi_*`` must pass the closed list of cache dtypes    register_kv_cache_dtype (0.33)
+STR_DTYPE_TO_TORCH_DTYPE          a KIVI page is uint8                                    the same
+Platform.check_and_update_config  settings are checked once, when the engine is set up    -
+Platform.get_attn_backend_cls     a layer whose cache dtype is ours gets our backend      open backend choice
+Attention.get_kv_cache_spec       such a layer reports our page bytes                     customize_spec (0.28)
+GPUModelRunner (two methods)      whose row is whose, and who ended: owners of groups     CircularBufferSpec (0.30)
+CPUWorker.determine_available_…   staging is paid from the cache's memory on CPU too      -
+================================  ======================================================  ==============================
 
-Each wrapper calls straight through when the engine does not ask for KIVI. ``GPUModelRunner`` is also the base of the CPU
-runner. :func:`install` is idempotent and runs in every process, from ``vllm.general_plugins``.
+Each wrapper calls straight through when the engine does not ask for KIVI. ``GPUModelRunner`` is also the base of the
+CPU runner. :func:`install` is idempotent and runs in every process, from ``vllm.general_plugins``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def add_cache_dtypes() -> None:
         raise IncompatibleError("KIVI: vllm.config.cache.CacheDType is not a Literal in this vLLM")
     if set(CACHE_DTYPES) <= set(known):
         return
-    widened: Any = Literal[(*known, *CACHE_DTYPES)]
+    names = (*known, *CACHE_DTYPES)
+    widened: Any = Literal[names]
     for module in (cache, selector, arg_utils):
         module.CacheDType = widened  # type: ignore[attr-defined]
     config = cache.CacheConfig
@@ -109,7 +110,7 @@ def _wrap(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
 
 
 def _check_config(original: Callable[..., Any], vllm_config: Any) -> None:
-    from vllm_kivi.gate import check_before, check_after
+    from vllm_kivi.gate import check_after, check_before
 
     check_before(vllm_config)
     original(vllm_config)
@@ -149,7 +150,9 @@ def _kv_cache_spec(original: Callable[..., Any], layer: Any, vllm_config: Any) -
     )
 
 
-def _initialize_kv_cache(original: Callable[..., Any], runner: Any, kv_cache_config: Any, *args: Any, **kwargs: Any) -> Any:
+def _initialize_kv_cache(
+    original: Callable[..., Any], runner: Any, kv_cache_config: Any, *args: Any, **kwargs: Any
+) -> Any:
     from vllm_kivi.settings import is_asked_for
 
     if not is_asked_for(runner.vllm_config):
@@ -180,13 +183,14 @@ def _available_memory(original: Callable[..., Any], worker: Any) -> int:
     from vllm_kivi.report import staging_bytes
     from vllm_kivi.settings import is_asked_for
 
-    available = original(worker)
+    available = int(original(worker))
     if not is_asked_for(worker.vllm_config):
         return available
     left = available - staging_bytes(worker.vllm_config)
     if left <= 0:
         raise ValueError(
-            f"KIVI refuses: staging of {worker.vllm_config.scheduler_config.max_num_seqs} sequences needs {available - left} bytes and the "
-            f"cache memory is {available} bytes: raise --kv-cache-memory-bytes or lower --max-num-seqs"
+            f"KIVI refuses: staging of {worker.vllm_config.scheduler_config.max_num_seqs} sequences needs "
+            f"{available - left} bytes and the cache memory is {available} bytes: "
+            "raise --kv-cache-memory-bytes or lower --max-num-seqs"
         )
     return left

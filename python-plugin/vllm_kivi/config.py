@@ -29,7 +29,7 @@ class KiviConfig:
         preset: name of the preset this started from.
         key_bits, value_bits: bits of a code.
         key_group: tokens that share a key scale (per channel); they close, and are quantized, together.
-        value_group: channels that share a value scale (per token); None takes the preset's, shrunk to fit the head size.
+        value_group: channels that share a value scale (per token); unless given, shrunk to fit the head size.
         window: tokens kept in full precision before the open group.
         rotation: Hadamard rotation of queries, keys and values over the head dimension.
         clipping: search for the clipped range with the least squared error, per group, when storing.
@@ -120,7 +120,10 @@ def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) ->
     """
     preset = cache_dtype.removeprefix(DTYPE_PREFIX)
     if not is_kivi_dtype(cache_dtype) or preset not in PRESETS:
-        raise ConfigError(f"--kv-cache-dtype {cache_dtype!r} is no KIVI preset{_nearest(cache_dtype, CACHE_DTYPES)}; presets: {', '.join(CACHE_DTYPES)}")
+        raise ConfigError(
+            f"--kv-cache-dtype {cache_dtype!r} is no KIVI preset{_nearest(cache_dtype, CACHE_DTYPES)}; "
+            f"presets: {', '.join(CACHE_DTYPES)}"
+        )
     config = PRESETS[preset]
     if settings is None:
         return config
@@ -129,7 +132,9 @@ def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) ->
         raise ConfigError(f"{where} must be an object of settings, found {settings!r}")
     for name, value in settings.items():
         if name not in _SETTINGS:
-            raise ConfigError(f"{where}: unknown setting {name!r}{_nearest(name, _SETTINGS)}; settings: {', '.join(_SETTINGS)}")
+            raise ConfigError(
+                f"{where}: unknown setting {name!r}{_nearest(name, _SETTINGS)}; settings: {', '.join(_SETTINGS)}"
+            )
         if name in ("rotation", "clipping"):
             if not isinstance(value, bool):
                 raise ConfigError(f"{where}: {name} must be true or false, found {value!r}")

@@ -23,12 +23,19 @@ def check_before(vllm_config: Any) -> None:
     """
     if not is_asked_for(vllm_config):
         if kivi_settings(vllm_config) is not None:
-            raise ConfigError(f"--additional-config has {SETTINGS_KEY!r} settings but KIVI is not asked for: add --kv-cache-dtype, one of {', '.join(CACHE_DTYPES)}")
+            raise ConfigError(
+                f"--additional-config has {SETTINGS_KEY!r} settings but KIVI is not asked for: "
+                f"add --kv-cache-dtype, one of {', '.join(CACHE_DTYPES)}"
+            )
         return
     config = config_of(vllm_config)
     reasons = list(_refusals(vllm_config))
     if reasons:
-        raise ConfigError("KIVI refuses: " + "; ".join(reasons) + f". Serve without --kv-cache-dtype {config.cache_dtype}, or change that setting")
+        raise ConfigError(
+            "KIVI refuses: "
+            + "; ".join(reasons)
+            + f". Serve without --kv-cache-dtype {config.cache_dtype}, or change that setting"
+        )
     cache = vllm_config.cache_config
     if not cache.user_specified_block_size:
         cache.block_size = max(DEFAULT_BLOCK_SIZE, config.key_group)
@@ -63,7 +70,10 @@ def backend_path(vllm_config: Any, selector_config: Any) -> str:
     }
     found = [kind for kind, on in kinds.items() if on]
     if found:
-        raise ConfigError(f"KIVI refuses: a layer of this model has {' and '.join(found)}, which is not supported; serve the model without --kv-cache-dtype kivi_*")
+        raise ConfigError(
+            f"KIVI refuses: a layer of this model has {' and '.join(found)}, which is not supported; "
+            "serve the model without --kv-cache-dtype kivi_*"
+        )
     from vllm_kivi.backend.cpu.backend import class_path
 
     return class_path(config_of(vllm_config).layout(selector_config.head_size, vllm_config.cache_config.block_size))
@@ -77,7 +87,7 @@ def _refusals(vllm_config: Any) -> Any:
     model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
     if model is not None:
         if model.use_mla:
-            yield f"{model.hf_config.model_type} uses multi-head latent attention (MLA), whose cache has no per-channel keys"
+            yield f"{model.hf_config.model_type} uses latent attention (MLA), whose cache has no per-channel keys"
         if model.is_encoder_decoder:
             yield f"{model.hf_config.model_type} is an encoder-decoder model"
         if model.is_attention_free or model.is_hybrid:
@@ -117,13 +127,14 @@ def _limit_sequences(config: KiviConfig, vllm_config: Any) -> None:
     affordable = memory // STAGING_SHARE // one - 1
     if affordable < 1:
         raise ConfigError(
-            f"KIVI refuses: the open group of one sequence takes {one} bytes of staging and the cache memory is {memory} bytes; "
-            f"raise --kv-cache-memory-bytes to at least {2 * one * STAGING_SHARE}"
+            f"KIVI refuses: the open group of one sequence takes {one} bytes of staging and "
+            f"the cache memory is {memory} bytes; raise --kv-cache-memory-bytes to at least {2 * one * STAGING_SHARE}"
         )
     if affordable < scheduler.max_num_seqs:
         logger.warning(
-            "KIVI lowers max_num_seqs from %d to %d: each sequence keeps its open group (%d tokens) in %.2f MB of staging, and staging is limited "
-            "to 1/%d of the cache memory (%.2f GB). Raise --kv-cache-memory-bytes for more sequences.",
+            "KIVI lowers max_num_seqs from %d to %d: each sequence keeps its open group (%d tokens) in %.2f MB of "
+            "staging, and staging is limited to 1/%d of the cache memory (%.2f GB). Raise --kv-cache-memory-bytes for "
+            "more sequences.",
             scheduler.max_num_seqs, affordable, config.staging_tokens, one / 1e6, STAGING_SHARE, memory / 1e9,
         )  # fmt: skip
         scheduler.max_num_seqs = affordable

@@ -70,7 +70,9 @@ class CacheLayout:
             )
         if self.value_group <= 0 or self.head_size % self.value_group:
             fits = [g for g in range(8, self.head_size + 1, 8) if self.head_size % g == 0]
-            raise LayoutError(f"value_group {self.value_group} does not divide the head size {self.head_size}: use one of {fits}")
+            raise LayoutError(
+                f"value_group {self.value_group} does not divide the head size {self.head_size}: use one of {fits}"
+            )
 
     @property
     def key_groups(self) -> int:

@@ -32,13 +32,14 @@ _LARGEST_SCALE = 64512.0
 def hadamard(head_size: int) -> torch.Tensor:
     """Orthonormal, symmetric Hadamard matrix [D, D], float32.
 
-    For a head size that is no power of two it is block-diagonal, with blocks of the largest power of two that divides D.
+    For a head size that is no power of two: block-diagonal, in blocks of the largest power of two that divides D.
     """
     order = head_size & -head_size
     block = torch.ones(1, 1)
     while block.shape[0] < order:
         block = torch.cat([torch.cat([block, block], 1), torch.cat([block, -block], 1)], 0)
-    return torch.block_diag(*[block / math.sqrt(order)] * (head_size // order))
+    matrix: torch.Tensor = torch.block_diag(*[block / math.sqrt(order)] * (head_size // order))
+    return matrix
 
 
 def rotate(x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +61,9 @@ def encode(zero: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch
     magnitude = (magnitude - (_F32_EXPONENT_SHIFT >> 15)).clamp(max=0x1EFF)
     magnitude = torch.where(magnitude < 1 << 8, torch.zeros_like(magnitude), magnitude)
     zero_bits = ((bits >> 16) & 0x8000) | (magnitude << 2)
-    code = ((scale.float().clamp(_SMALLEST, _LARGEST_SCALE).contiguous().view(torch.int32) + (1 << 17)) >> 18) - (_F32_EXPONENT_SHIFT >> 18)
+    code = ((scale.float().clamp(_SMALLEST, _LARGEST_SCALE).contiguous().view(torch.int32) + (1 << 17)) >> 18) - (
+        _F32_EXPONENT_SHIFT >> 18
+    )
     code = code.clamp(max=0x3DF)
     return zero_bits | (code & 3), code >> 2
 
@@ -100,13 +103,16 @@ def quantize(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> tuple[torc
             best = [error, codes, zero_bits, scale_bits]
         else:
             better = error < best[0]
-            best = [torch.where(better, new, old) for new, old in zip((error, codes, zero_bits, scale_bits), best, strict=True)]
+            best = [
+                torch.where(better, new, old)
+                for new, old in zip((error, codes, zero_bits, scale_bits), best, strict=True)
+            ]
     assert best is not None
     return best[1].to(torch.uint8), best[2], best[3]
 
 
 def pack(codes: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
-    """Pack uint8 codes along ``dim`` of size D into D * bits / 8 bytes: byte j holds codes j, j + D/P, j + 2 D/P, ..."""
+    """Pack uint8 codes along ``dim`` of size D into D * bits / 8 bytes: byte j holds codes j, j + D/P, j + 2 D/P."""
     parts = codes.chunk(8 // bits, dim)
     packed = torch.zeros_like(parts[0])
     for i, part in enumerate(parts):
@@ -131,7 +137,8 @@ class Sections:
 
         def view(start: int, *shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
             size = math.prod(shape) * dtype.itemsize
-            return records[..., start : start + size].view(dtype).unflatten(-1, shape)
+            section: torch.Tensor = records[..., start : start + size].view(dtype).unflatten(-1, shape)
+            return section
 
         self.key_codes = view(layout.key_codes_offset, layout.key_code_rows, t)  # [..., D / Pk, T]
         self.value_codes = view(layout.value_codes_offset, t, layout.value_code_bytes)  # [..., T, D / Pv]
@@ -161,7 +168,9 @@ def store_groups(
     g = layout.key_group
     key, value = key.transpose(1, 2), value.transpose(1, 2)  # [N, H, G, D]
     k_codes, k_zero, k_scale = quantize(key, layout.key_bits, 2, clipping)
-    v_codes, v_zero, v_scale = quantize(value.unflatten(-1, (layout.channel_groups, layout.value_group)), layout.value_bits, -1, clipping)
+    v_codes, v_zero, v_scale = quantize(
+        value.unflatten(-1, (layout.channel_groups, layout.value_group)), layout.value_bits, -1, clipping
+    )
     k_packed = pack(k_codes, layout.key_bits, 3).transpose(2, 3)  # [N, H, D / Pk, G]
     v_packed = pack(v_codes.flatten(-2), layout.value_bits, 3)  # [N, H, G, D / Pv]
     for n, (block, group) in enumerate(zip(block_ids.tolist(), group_in_block.tolist(), strict=True)):
@@ -181,7 +190,9 @@ def load_blocks(layout: CacheLayout, pages: torch.Tensor, block_ids: torch.Tenso
     key = unpack(s.key_codes, layout.key_bits, -2).transpose(-1, -2).float()  # [N, H, T, D]
     key = key.unflatten(2, (layout.key_groups, layout.key_group)) * k_scale[:, :, :, None] + k_zero[:, :, :, None]
     v_zero, v_scale = decode(s.value_zeros, s.value_scales)  # [N, H, T, D / value_group]
-    value = unpack(s.value_codes, layout.value_bits, -1).float().unflatten(-1, (layout.channel_groups, layout.value_group))
+    value = (
+        unpack(s.value_codes, layout.value_bits, -1).float().unflatten(-1, (layout.channel_groups, layout.value_group))
+    )
     value = value * v_scale[..., None] + v_zero[..., None]
     return key.flatten(2, 3).transpose(0, 1).flatten(1, 2), value.flatten(-2).transpose(0, 1).flatten(1, 2)
 
@@ -199,7 +210,9 @@ def closed_tokens(position: int, key_group: int, window: int, readable_from: int
     return max((max(position + 1 - window, 0) // key_group) * key_group, readable_from)
 
 
-def attention_over(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def attention_over(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax attention of one query over one context, in float32.
 
     Args:
@@ -208,14 +221,16 @@ def attention_over(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
     Returns:
         output [Hq, D] and log-sum-exp of the scores [Hq] (natural logarithm).
     """
-    heads, tokens, d = key.shape
+    heads, _, d = key.shape
     q = query.float().view(heads, -1, d)
     scores = q @ key.float().transpose(1, 2) * scale  # [H, Hq / H, S]
     out = scores.softmax(-1) @ value.float()
     return out.reshape(-1, d), scores.logsumexp(-1).reshape(-1)
 
 
-def merge(out_a: torch.Tensor, lse_a: torch.Tensor, out_b: torch.Tensor, lse_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def merge(
+    out_a: torch.Tensor, lse_a: torch.Tensor, out_b: torch.Tensor, lse_b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention over two contexts at once from the attention over each: outputs [..., D], log-sum-exps [...]."""
     lse = torch.logaddexp(lse_a, lse_b)
     return out_a * (lse_a - lse).exp()[..., None] + out_b * (lse_b - lse).exp()[..., None], lse

@@ -1,4 +1,4 @@
-"""What the cache costs and holds, in numbers: one line a worker for people and for ``kivi serve`` and ``kivi bench``."""
+"""What the cache costs and holds, in numbers: one line a worker, for people, ``kivi serve`` and ``kivi bench``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ def staging_bytes(vllm_config: Any) -> int:
     """Bytes of all rings of this worker: ``max_num_seqs`` slots and one of scratch, in every attention layer."""
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     one = config_of(vllm_config).staging_bytes_per_sequence(
-        model.get_num_kv_heads(parallel), model.get_head_size(), _ring_element_bytes(model), model.get_num_layers(parallel)
+        model.get_num_kv_heads(parallel),
+        model.get_head_size(),
+        _ring_element_bytes(model),
+        model.get_num_layers(parallel),
     )
-    return one * (vllm_config.scheduler_config.max_num_seqs + 1)
+    return one * (int(vllm_config.scheduler_config.max_num_seqs) + 1)
 
 
 def log_report(vllm_config: Any, kv_cache_config: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from vllm.v1.attention.backend import AttentionMetadataBuilder, CommonAttentionMetadata
+from vllm.v1.attention.backend import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
 
 from vllm_kivi.cache.staging import Slot, SlotPool, building
 from vllm_kivi.config import KiviConfig
@@ -56,7 +57,7 @@ class DecodeRows:
 
 
 @dataclass
-class KiviMetadata:
+class KiviMetadata(AttentionMetadata):
     """One step.
 
     Attributes:
@@ -84,18 +85,25 @@ class KiviMetadataBuilder(AttentionMetadataBuilder[KiviMetadata]):
             raise RuntimeError("KIVI: the model runner was not hooked before its metadata builders were made")
         self.pool: SlotPool = pool
 
-    def build(self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False, **_: Any) -> KiviMetadata:
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False, **_: Any
+    ) -> KiviMetadata:
         common = common_attn_metadata
         starts = common.query_start_loc_cpu[: common.num_reqs + 1].tolist()
         lengths = common.seq_lens[: common.num_reqs].tolist()
-        counts = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+        counts = [end - start for start, end in pairwise(starts)]
         computed = [length - count for length, count in zip(lengths, counts, strict=True)]
         slots = self.pool.rows(computed, lengths)
         return build_metadata(self.config, starts, computed, lengths, slots, common.block_table_tensor)
 
 
 def build_metadata(
-    config: KiviConfig, starts: list[int], computed: list[int], lengths: list[int], slots: list[Slot], block_table: torch.Tensor
+    config: KiviConfig,
+    starts: list[int],
+    computed: list[int],
+    lengths: list[int],
+    slots: list[Slot],
+    block_table: torch.Tensor,
 ) -> KiviMetadata:
     """Metadata of one step.
 
@@ -133,7 +141,13 @@ def build_metadata(
 
 
 def _decode_rows(
-    rows: list[int], starts: list[int], lengths: list[int], slots: list[Slot], block_table: torch.Tensor, group: int, window: int
+    rows: list[int],
+    starts: list[int],
+    lengths: list[int],
+    slots: list[Slot],
+    block_table: torch.Tensor,
+    group: int,
+    window: int,
 ) -> DecodeRows:
     closed = [closed_tokens(lengths[row] - 1, group, window, _readable(slots[row], group)) for row in rows]
     ends = torch.tensor([lengths[row] for row in rows], dtype=torch.int64)
@@ -148,7 +162,9 @@ def _decode_rows(
     )
 
 
-def _prefill_row(start: int, before: int, after: int, slot: Slot, block_ids: torch.Tensor, group: int, window: int) -> PrefillRow:
+def _prefill_row(
+    start: int, before: int, after: int, slot: Slot, block_ids: torch.Tensor, group: int, window: int
+) -> PrefillRow:
     floor = _readable(slot, group)
     segments = []
     position = before

@@ -1,4 +1,4 @@
-"""The KV cache spec of a KIVI layer: full attention whose page is our packed record, so vLLM's block count is the truth."""
+"""The KV cache spec of a KIVI layer: full attention whose page is our packed record, so vLLM's block count is true."""
 
 from __future__ import annotations
 

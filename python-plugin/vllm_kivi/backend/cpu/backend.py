@@ -28,7 +28,7 @@ class KiviCpuBackend(AttentionBackend):
         return "CUSTOM"  # vLLM looks the name up in its enum of backends
 
     @classmethod
-    def get_supported_kernel_block_sizes(cls) -> list[int | MultipleOf]:  # type: ignore[override]
+    def get_supported_kernel_block_sizes(cls) -> list[int | MultipleOf]:
         return [cls.block_size]
 
     @classmethod
@@ -48,7 +48,7 @@ class KiviCpuBackend(AttentionBackend):
         return KiviMetadataBuilder
 
     @classmethod
-    def get_kv_cache_shape(  # type: ignore[override]
+    def get_kv_cache_shape(
         cls, num_blocks: int, block_size: int, num_kv_heads: int, head_size: int, cache_dtype_str: str = "auto"
     ) -> tuple[int, ...]:
         if block_size != cls.block_size:
@@ -63,7 +63,9 @@ def class_path(layout: CacheLayout) -> str:
 
 @functools.cache
 def _backend(name: str, block_size: int, record_bytes: int) -> type[KiviCpuBackend]:
-    return type(name, (KiviCpuBackend,), {"block_size": block_size, "record_bytes": record_bytes, "__module__": __name__})
+    return type(
+        name, (KiviCpuBackend,), {"block_size": block_size, "record_bytes": record_bytes, "__module__": __name__}
+    )
 
 
 def __getattr__(name: str) -> type[KiviCpuBackend]:

@@ -45,7 +45,11 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
             "attention sinks": extra.get("sinks") is not None,
         }
         if any(refused.values()):
-            raise ConfigError(f"KIVI refuses: this model's attention has {' and '.join(n for n, on in refused.items() if on)}, which no test covers yet; serve it without --kv-cache-dtype {kv_cache_dtype}")
+            found = " and ".join(name for name, on in refused.items() if on)
+            raise ConfigError(
+                f"KIVI refuses: this model's attention has {found}, which no test covers yet; "
+                f"serve it without --kv-cache-dtype {kv_cache_dtype}"
+            )
         vllm_config = get_current_vllm_config()
         self.config = config_of(vllm_config)
         self.layout = self.config.layout(head_size, vllm_config.cache_config.block_size)
@@ -98,7 +102,9 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
             tokens = slice(row.first_token, row.first_token + row.length - row.computed)
             span_key = torch.cat([old_key, key[tokens].float()])
             span_value = torch.cat([old_value, value[tokens].float()])
-            result[tokens] = prefill_row(self._kernels, self.layout, kv_cache, row, query[tokens], span_key, span_value, self.scale)
+            result[tokens] = prefill_row(
+                self._kernels, self.layout, kv_cache, row, query[tokens], span_key, span_value, self.scale
+            )
         if meta.decode is not None:
             self._decode(meta.decode, query, kv_cache, result)
 
@@ -116,7 +122,9 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
             positions = first[:, None] + torch.arange(group)
             key, value = ring.read(rows.slots[rows.closing][:, None].expand_as(positions), positions)
             blocks = rows.block_table[rows.closing, first // layout.block_size].long()
-            self._kernels.store(pages.numpy(), blocks.numpy(), (first % layout.block_size // group).numpy(), key.numpy(), value.numpy())
+            self._kernels.store(
+                pages.numpy(), blocks.numpy(), (first % layout.block_size // group).numpy(), key.numpy(), value.numpy()
+            )
         count = rows.tokens.numel()
         everyone = count == result.shape[0]
         q = (query if everyone else query[rows.tokens]).float().contiguous()
@@ -125,8 +133,8 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         part_out = np.empty((count, splits, self.num_heads, self.head_size), np.float32)
         part_state = np.empty((count, splits, self.num_heads, 2), np.float32)
         self._kernels.decode(
-            out.numpy(), q.numpy(), pages.numpy(), rows.block_table.numpy(), rows.closed.numpy(), _array(ring.key), _array(ring.value),
-            rows.slots.numpy(), rows.lengths.numpy(), np.float32(self.scale), part_out, part_state,
+            out.numpy(), q.numpy(), pages.numpy(), rows.block_table.numpy(), rows.closed.numpy(), _array(ring.key),
+            _array(ring.value), rows.slots.numpy(), rows.lengths.numpy(), np.float32(self.scale), part_out, part_state,
         )  # fmt: skip
         if not everyone:
             result[rows.tokens] = out

@@ -9,7 +9,6 @@ Letters as in the reference: ``B`` rows of a batch, ``Hq`` query heads, ``H`` KV
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,7 +47,7 @@ def _as_bits(typingctx: Any, value: Any) -> Any:
 
 
 @njit(inline="always")
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x):
     """e^x for x <= 0, relative error under 1e-6; a polynomial, so that LLVM can vectorise it. 0 below -87."""
     y = max(x * np.float32(1.4426950408889634), np.float32(-126.0))
     n = np.floor(y)
@@ -63,7 +62,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _decode_zero(bits):  # type: ignore[no-untyped-def]
+def _decode_zero(bits):
     magnitude = (np.uint32(bits) & np.uint32(0x7FFC)) << np.uint32(13)
     if magnitude != np.uint32(0):
         magnitude += _EXPONENT_SHIFT
@@ -71,13 +70,13 @@ def _decode_zero(bits):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _decode_scale(zero_bits, scale_bits):  # type: ignore[no-untyped-def]
+def _decode_scale(zero_bits, scale_bits):
     code = (np.uint32(scale_bits) << np.uint32(2)) | (np.uint32(zero_bits) & np.uint32(3))
     return _as_float((code << np.uint32(18)) + _EXPONENT_SHIFT)
 
 
 @njit(inline="always")
-def _encode_zero(zero):  # type: ignore[no-untyped-def]
+def _encode_zero(zero):
     bits = _as_bits(min(max(zero, np.float32(-65408.0)), np.float32(65408.0)))
     magnitude = (np.int32(bits & np.uint32(0x7FFFFFFF)) + np.int32(1 << 14)) >> np.int32(15)
     magnitude = min(magnitude - np.int32(112 << 8), np.int32(0x1EFF))
@@ -87,25 +86,25 @@ def _encode_zero(zero):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _encode_scale(scale):  # type: ignore[no-untyped-def]
+def _encode_scale(scale):
     bits = _as_bits(min(max(scale, np.float32(2.0**-14)), np.float32(64512.0)))
     code = np.int32((bits + np.uint32(1 << 17)) >> np.uint32(18)) - np.int32(112 << 5)
     return np.uint32(min(code, np.int32(0x3DF)))
 
 
-def _ring_value(x):  # type: ignore[no-untyped-def]
+def _ring_value(x):
     raise NotImplementedError
 
 
 @overload(_ring_value, inline="always")
-def _ring_value_impl(x):  # type: ignore[no-untyped-def]
+def _ring_value_impl(x):
     if x == types.uint16:
         return lambda x: _as_float(np.uint32(x) << np.uint32(16))
     return lambda x: x
 
 
 @njit(inline="always")
-def _zeros_and_scales(page, zeros_at, scales_at, zero, scale):  # type: ignore[no-untyped-def]
+def _zeros_and_scales(page, zeros_at, scales_at, zero, scale):
     """Decode consecutive three-byte pairs of a record into zero and scale, f32 [n]."""
     count = zero.shape[0]
     pairs, high = page[zeros_at : zeros_at + 2 * count], page[scales_at : scales_at + count]
@@ -145,7 +144,7 @@ def _store_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
     TRIES = len(RATIOS)
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
-    def store(pages, block_ids, group_in_block, key, value):  # type: ignore[no-untyped-def]
+    def store(pages, block_ids, group_in_block, key, value):
         """pages u8 [blocks, H, record]; block_ids, group_in_block i64 [N]; key, value f32 [N, G, H, D]."""
         heads = pages.shape[1]
         for item in prange(block_ids.shape[0] * heads):
@@ -164,7 +163,12 @@ def _store_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
                     high[c] = max(high[c], k[t, c])
             best_zero, best_scale = np.empty(D, np.uint32), np.empty(D, np.uint32)
             best_error = np.empty(D, np.float32)
-            zero, scale, inverse, error = np.empty(D, np.float32), np.empty(D, np.float32), np.empty(D, np.float32), np.empty(D, np.float32)
+            zero, scale, inverse, error = (
+                np.empty(D, np.float32),
+                np.empty(D, np.float32),
+                np.empty(D, np.float32),
+                np.empty(D, np.float32),
+            )
             zero_bits, scale_bits = np.empty(D, np.uint32), np.empty(D, np.uint32)
             for i in range(TRIES):
                 ratio = RATIOS[i]
@@ -253,7 +257,7 @@ def _load_kernel(layout: CacheLayout) -> Callable[..., None]:
     O_KZ, O_KS = layout.key_zeros_offset, layout.key_scales_offset
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
-    def load(pages, block_ids, first, last, key, value):  # type: ignore[no-untyped-def]
+    def load(pages, block_ids, first, last, key, value):
         """Key groups [first, last) of a sequence into key, value f32 [H, >= (last - first) * G, D]; block_ids i32."""
         heads = pages.shape[1]
         for item in prange((last - first) * heads):
@@ -275,14 +279,14 @@ def _load_kernel(layout: CacheLayout) -> Callable[..., None]:
 
 def _unpackers(layout: CacheLayout) -> tuple[Callable[..., None], Callable[..., None]]:
     """Readers of one key group of a record: keys as bare codes, values dequantized."""
-    T, D, G, CG, VG = layout.block_size, layout.head_size, layout.key_group, layout.channel_groups, layout.value_group
+    T, G, CG, VG = layout.block_size, layout.key_group, layout.channel_groups, layout.value_group
     KB, VB, KROWS, VBYTES = layout.key_bits, layout.value_bits, layout.key_code_rows, layout.value_code_bytes
     KPARTS, VPARTS = 8 // layout.key_bits, 8 // layout.value_bits
     O_VC, O_VZ, O_VS = layout.value_codes_offset, layout.value_zeros_offset, layout.value_scales_offset
     KMASK, VMASK = 2**layout.key_bits - 1, 2**layout.value_bits - 1
 
     @njit(cache=True, error_model="numpy", boundscheck=False)
-    def unpack_keys(page, group, codes):  # type: ignore[no-untyped-def]
+    def unpack_keys(page, group, codes):
         """codes f32 [D, G] of a key group of a record."""
         for j in range(KROWS):
             start = j * T + group * G
@@ -293,7 +297,7 @@ def _unpackers(layout: CacheLayout) -> tuple[Callable[..., None], Callable[..., 
                     to[t] = np.float32(np.int32((row[t] >> (KB * part)) & KMASK))
 
     @njit(cache=True, error_model="numpy", boundscheck=False)
-    def unpack_values(page, group, values):  # type: ignore[no-untyped-def]
+    def unpack_values(page, group, values):
         """values f32 [G, D] of a key group of a record, dequantized."""
         zero, scale = np.empty(G * CG, np.float32), np.empty(G * CG, np.float32)
         _zeros_and_scales(page, O_VZ + 2 * group * G * CG, O_VS + group * G * CG, zero, scale)
@@ -321,7 +325,7 @@ def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., No
     NEGATIVE = np.float32(-1e30)
 
     @njit(cache=True, fastmath=True, error_model="numpy", boundscheck=False)
-    def accumulate(scores, tokens, values, state, acc):  # type: ignore[no-untyped-def]
+    def accumulate(scores, tokens, values, state, acc):
         """One step of online softmax: scores f32 [>= tokens], values f32 [>= tokens, D]; state = (maximum, sum)."""
         high = state[0]
         for t in range(tokens):
@@ -342,7 +346,9 @@ def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., No
                 acc[c] += p * row[c]
 
     @njit(parallel=True, cache=True, fastmath=True, error_model="numpy", boundscheck=False)
-    def decode(out, query, pages, block_table, closed, ring_key, ring_value, slots, seq_lens, sm_scale, part_out, part_state):  # type: ignore[no-untyped-def]
+    def decode(
+        out, query, pages, block_table, closed, ring_key, ring_value, slots, seq_lens, sm_scale, part_out, part_state
+    ):
         """One query a row over its closed groups in pages and its open tokens in the ring.
 
         out, query f32 [B, Hq, D]; pages u8 [blocks, H, record]; block_table i32 [B, blocks]; closed, slots, seq_lens

@@ -55,7 +55,12 @@ def prefill_row(
 
 
 def _close_groups(
-    kernels: CpuKernels, layout: CacheLayout, pages: torch.Tensor, row: PrefillRow, span_key: torch.Tensor, span_value: torch.Tensor
+    kernels: CpuKernels,
+    layout: CacheLayout,
+    pages: torch.Tensor,
+    row: PrefillRow,
+    span_key: torch.Tensor,
+    span_value: torch.Tensor,
 ) -> None:
     group = layout.key_group
     first, last = row.computed // group, row.length // group
@@ -106,7 +111,7 @@ def _readers(row: PrefillRow, start: int, end: int) -> list[tuple[int, int, int]
 def _attend(
     q: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output [H, R, n, D] and log-sum-exp [H, R, n] of q [H, R, n, D] over key, value [H, S, D]; mask [n, S] is added."""
+    """Output [H, R, n, D] and log-sum-exp [H, R, n] of q [H, R, n, D] over key, value [H, S, D]; adds mask [n, S]."""
     heads, ratio, n, d = q.shape
     if mask is not None:
         mask = mask.repeat(ratio, 1)[None, None]  # the queries of one KV head are stacked
