@@ -1,4 +1,5 @@
 import type { CommandSpec } from "../shared/command.js";
+import { bench } from "./bench.js";
 import { generate } from "./generate.js";
 import { install } from "./install.js";
 import { plan } from "./plan.js";
@@ -6,4 +7,4 @@ import { serve } from "./serve.js";
 import { uninstall } from "./uninstall.js";
 
 /** Every command, in the order of `kivi --help`. */
-export const commands: readonly CommandSpec[] = [install, uninstall, generate, serve, plan];
+export const commands: readonly CommandSpec[] = [install, uninstall, generate, serve, bench, plan];

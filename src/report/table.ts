@@ -47,21 +47,49 @@ function capacityColumns(context: number): Column[] {
   ];
 }
 
+type Load = NonNullable<Cell["throughput"]>[number];
+
+/** Rates whose samples differ by more than this are of a machine that did something else besides. */
+const NOISY = 0.15;
+
+/** Difference between the slowest and the fastest sample, relative to the middle of the two. */
+function spread(seconds: readonly number[]): number {
+  const most = Math.max(...seconds);
+  const least = Math.min(...seconds);
+  return (most - least) / ((most + least) / 2);
+}
+
 function throughputColumns(shape: string): Column[] {
-  const of = (cell: Cell) => cell.throughput?.find((entry) => entry.shape === shape);
-  const mark = (cell: Cell, texts: string[] | undefined) =>
-    texts?.map((text, index) => (index === 0 && of(cell)?.fits === false ? `${text}*` : text));
+  const column = (
+    title: string,
+    rate: (load: Load) => number | null,
+    seconds: (sample: Load["samples"][number]) => number,
+  ): Column => {
+    const of = (cell: Cell) => cell.throughput?.find((entry) => entry.shape === shape);
+    return {
+      title: `${title} ${shape}`,
+      width: 2,
+      read: (cell, base) => {
+        const [load, other] = [of(cell), of(base)];
+        if (load === undefined || other === undefined) return undefined;
+        const [value = "", times = ""] = withRatio(rate(load), rate(other)) ?? [];
+        if (value === "") return undefined;
+        const noisy = spread(load.samples.map(seconds)) > NOISY ? "~" : "";
+        return [`${noisy}${value}${load.fits ? "" : "*"}`, times];
+      },
+    };
+  };
   return [
-    {
-      title: `prefill ${shape}`,
-      width: 2,
-      read: (c, b) => mark(c, withRatio(of(c)?.prefillTokensPerSecond, of(b)?.prefillTokensPerSecond)),
-    },
-    {
-      title: `decode ${shape}`,
-      width: 2,
-      read: (c, b) => mark(c, withRatio(of(c)?.decodeTokensPerSecond, of(b)?.decodeTokensPerSecond)),
-    },
+    column(
+      "prefill",
+      (load) => load.prefillTokensPerSecond,
+      (sample) => sample.prefillSeconds,
+    ),
+    column(
+      "decode",
+      (load) => load.decodeTokensPerSecond,
+      (sample) => sample.totalSeconds - sample.prefillSeconds,
+    ),
   ];
 }
 
@@ -151,6 +179,13 @@ export function renderTable(result: BenchResult, paint: Paint = PLAIN, columns =
   }
   if (shapes.length > 0)
     lines.push("", paint.quiet("Prefill and decode in tokens/s of the whole engine, medians."));
+  if (tables.flat().some((line) => /~\d/.test(line))) {
+    lines.push(
+      paint.quiet(
+        "~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats.",
+      ),
+    );
+  }
   if (result.cells.some((cell) => cell.throughput?.some((entry) => !entry.fits))) {
     lines.push(paint.quiet("* more tokens than this cache holds: sequences waited or were computed again."));
   }

@@ -99,7 +99,7 @@ describe("the matrix", () => {
       return undefined;
     });
     await runMatrix(context, config);
-    expect(seen).toEqual([[], ["bf16"], ["bf16", "fp8"]]);
+    expect(seen).toEqual([["no file"], ["bf16"], ["bf16", "fp8"]]);
     expect(saved(config.output).complete).toBe(true);
   });
 
@@ -168,6 +168,20 @@ describe("the matrix", () => {
     const other = machine(() => undefined, { ...VERSIONS, torch: "2.12.0" });
     await runMatrix(other.context, { ...config, resume: true });
     expect(other.commands).toHaveLength(4); // another torch: nothing is kept
+  });
+
+  it("loses no cell of an earlier run when a resumed one is interrupted, nor an earlier result by starting", async () => {
+    const config = request({ caches: ["bf16", "fp8", "k4v4"] });
+    const first = machine((spec) =>
+      spec.cache === "fp8" ? { status: "failed", reason: "busy" } : undefined,
+    );
+    await runMatrix(first.context, config);
+    const second = machine(() => {
+      second.abort.abort(new Interruption("SIGTERM"));
+      return undefined;
+    });
+    await expect(runMatrix(second.context, { ...config, resume: true })).rejects.toBeInstanceOf(Interruption);
+    expect(saved(config.output).cells.map((cell) => cell.status)).toEqual(["ok", "failed", "ok"]);
   });
 
   it("tells how long the rest will take once a cell is known", async () => {

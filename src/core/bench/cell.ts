@@ -36,8 +36,14 @@ function parseEvent(line: string): WorkerEvent | undefined {
   }
 }
 
-/** The environment of a worker: KIVI's report is an INFO line of the log, whatever level the user has set. */
-const WORKER_ENVIRONMENT = { VLLM_LOGGING_LEVEL: "INFO", VLLM_NO_USAGE_STATS: "1", NO_COLOR: "1" };
+const WORKER_ENVIRONMENT = {
+  // KIVI's report is an INFO line of the log, whatever level the user has set.
+  VLLM_LOGGING_LEVEL: "INFO",
+  VLLM_NO_USAGE_STATS: "1",
+  NO_COLOR: "1",
+  // An engine imports vLLM three times: without compiled files each cell starts half a minute later.
+  PYTHONDONTWRITEBYTECODE: undefined,
+};
 
 /** Runs one cell in a fresh process and engine. Whatever happens in it becomes the cell's result; only an abort rejects. */
 export async function runCell(ctx: Context, planned: PlannedCell, options: CellOptions): Promise<Cell> {

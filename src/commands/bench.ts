@@ -1,0 +1,113 @@
+import { defineCommand } from "../shared/command.js";
+
+export const bench = defineCommand({
+  name: "bench",
+  summary: "measure bf16, fp8 and KIVI caches: capacity, throughput, perplexity",
+  description:
+    "Runs one fresh vLLM engine for each KV cache with the same memory, and measures how many tokens it holds, how fast " +
+    "it is and what it costs in perplexity. The bf16 cache runs first; the table shows ratios to it. The result is saved " +
+    "after each cell. Exit code 1 when a cell that was asked for could not run.",
+  examples: [
+    { command: "kivi bench ./smollm2 --venv .venv", explanation: "the whole matrix" },
+    {
+      command: "kivi bench ./smollm2 --caches bf16,k4v4 --suites throughput --shapes 4x1024+32,1x4096+64",
+      explanation: "decode and prefill speed of two caches under two loads",
+    },
+    {
+      command: "kivi bench ./smollm2 --config matrix.yaml --dry-run",
+      explanation: "what a saved matrix would run",
+    },
+  ],
+  arguments: [
+    {
+      name: "model",
+      description: "a folder with config.json and weights, or a name on the Hugging Face hub",
+    },
+  ],
+  options: [
+    {
+      flags: "--venv <folder>",
+      description: "the environment with vLLM and the plugin",
+      defaultText: "$VIRTUAL_ENV or .venv",
+    },
+    {
+      flags: "--caches <list>",
+      description: "bf16, fp8, k4v4, k4v2, k2v2",
+      defaultText: "all that the platform has",
+    },
+    { flags: "--suites <list>", description: "capacity, throughput, perplexity", defaultText: "all" },
+    {
+      flags: "--shapes <list>",
+      description: "loads as batch x context + new tokens",
+      defaultText: "4x1024+32",
+    },
+    { flags: "--repeats <number>", description: "samples of each load", defaultText: "3" },
+    {
+      flags: "--text <file>",
+      description: "text for perplexity",
+      defaultText: "a bundled public-domain one",
+    },
+    { flags: "--window <tokens>", description: "tokens of a perplexity window", defaultText: "1024" },
+    {
+      flags: "--windows <number>",
+      description: "most windows to score",
+      defaultText: "16 on CPU, 32 on GPU",
+    },
+    {
+      flags: "--context <tokens>",
+      description: "sequence length at which concurrency is counted",
+      defaultText: "the model length",
+    },
+    {
+      flags: "--kv-memory <size>",
+      description: "cache memory of every cell, e.g. 4GiB; KIVI's staging is paid from it",
+      defaultText: "1GiB on CPU",
+    },
+    {
+      flags: "--gpu-memory-utilization <share>",
+      description: "instead of --kv-memory: share of the GPU for each engine",
+      defaultText: "0.8 on GPU",
+    },
+    {
+      flags: "--max-model-len <tokens>",
+      description: "longest sequence",
+      defaultText: "what loads and windows need",
+    },
+    {
+      flags: "--max-num-seqs <number>",
+      description: "sequences at once; KIVI stages for each",
+      defaultText: "16 or the largest batch",
+    },
+    {
+      flags: "--max-batched-tokens <tokens>",
+      description: "prefill chunk",
+      defaultText: "512 on CPU, 2048 on GPU",
+    },
+    {
+      flags: "--dtype <name>",
+      description: "model dtype: bfloat16, float16, float32",
+      defaultText: "bfloat16",
+    },
+    { flags: "--tensor-parallel <number>", description: "GPUs of one engine", defaultText: "1" },
+    {
+      flags: "--execution <kind>",
+      description: "eager or compiled",
+      defaultText: "eager on CPU, compiled on GPU",
+    },
+    {
+      flags: "--load-format <kind>",
+      description: "auto, or dummy for random weights (no perplexity)",
+      defaultText: "auto",
+    },
+    { flags: "--seed <number>", description: "of the random prompts", defaultText: "0" },
+    { flags: "--output <file>", description: "result file", defaultText: "kivi-bench.json" },
+    { flags: "--resume", description: "keep the cells of the result file that equal those asked for" },
+    {
+      flags: "--config <file>",
+      description: "YAML with these names as keys (and kivi: for KIVI's settings); flags win",
+    },
+    { flags: "--dry-run", description: "print the cells, run nothing" },
+  ],
+  schema: async () => (await import("./bench.schema.js")).schema,
+  handler: async () => (await import("./bench.handler.js")).handler,
+});
