@@ -5,6 +5,7 @@ from typing import get_args
 
 # What vLLM raises when the platform, the backend or the model lacks a cache: it did not break, it is not there.
 _UNSUPPORTED = (
+    re.compile(r"(?P<why>KIVI refuses: .+)"),
     re.compile(r"NotImplementedError: (?P<why>.+)"),
     re.compile(r"(?P<why>No valid attention backend found.+)"),
     re.compile(r"(?P<why>.*(?:kv_cache_dtype|KV cache dtype|kv cache dtype).* (?:is )?not supported.*)", re.IGNORECASE),

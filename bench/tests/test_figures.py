@@ -114,6 +114,10 @@ def test_reports_are_read_from_a_mixed_log() -> None:
             ("unsupported", "FP8 KV cache on CPU requires x86 with AVX-512 or AMX."),
         ),
         (
+            "vllm_kivi.config.ConfigError: KIVI refuses: gemma2 has sliding-window layers",
+            ("unsupported", "KIVI refuses: gemma2 has sliding-window layers"),
+        ),
+        (
             "ValueError: No valid attention backend found for cuda with head_size 96",
             ("unsupported", "No valid attention backend found for cuda with head_size 96"),
         ),

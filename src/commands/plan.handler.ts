@@ -89,7 +89,10 @@ function refuseOverflow({ budget }: CapacityPlan, input: PlanInput): void {
   );
 }
 
-function notes(model: ModelShape, { layers, caches }: CapacityPlan, context: number): string[] {
+/** As the plugin limits it (vllm_kivi/gate.py). */
+const STAGING_SHARE = 4;
+
+function notes(model: ModelShape, { layers, caches, budget }: CapacityPlan, context: number): string[] {
   const found: string[] = [];
   const own = layers.sliding + layers.state;
   if (layers.full === 0) {
@@ -101,7 +104,8 @@ function notes(model: ModelShape, { layers, caches }: CapacityPlan, context: num
     ].filter((kind) => kind !== "");
     found.push(
       `${own} of ${model.layers.length} layers (${kinds.join(", ")}) keep vLLM's own cache; tokens held are counted in ` +
-        "sequences of the context length. vLLM pads pages of unequal size, so a mixed model holds somewhat less.",
+        "sequences of the context length. vLLM pads pages of unequal size, so a mixed model holds somewhat less. " +
+        "The plugin refuses such a model until it is tested: for now the KIVI rows say what there is to gain.",
     );
   }
   if (model.partOf !== undefined) {
@@ -113,6 +117,12 @@ function notes(model: ModelShape, { layers, caches }: CapacityPlan, context: num
     found.push(`The model's own limit is ${model.maxPositions} tokens.`);
   }
   const starved = caches.filter((cache) => cache.cacheBytes <= 0).map((cache) => cache.cache);
+  const greedy = caches.filter((cache) => cache.stagingBytes > budget.leftBytes / STAGING_SHARE);
+  if (greedy.length > 0) {
+    found.push(
+      `The plugin lowers --max-num-seqs for ${greedy.map((cache) => cache.cache).join(", ")}: staging may take a quarter of the cache's memory.`,
+    );
+  }
   if (starved.length > 0) {
     found.push(`Staging leaves no memory for ${starved.join(", ")}: lower --max-num-seqs.`);
   }

@@ -189,6 +189,16 @@ export function renderTable(result: BenchResult, paint: Paint = PLAIN, columns =
   if (result.cells.some((cell) => cell.throughput?.some((entry) => !entry.fits))) {
     lines.push(paint.quiet("* more tokens than this cache holds: sequences waited or were computed again."));
   }
+  for (const { cache, capacity, engine } of result.cells) {
+    if (capacity === undefined || engine === undefined || capacity.stagingSlots === 0) continue;
+    if (capacity.stagingSlots < (base.engine?.maxNumSeqs ?? 0)) {
+      lines.push(
+        paint.quiet(
+          `${cache} staged for ${capacity.stagingSlots} sequences only: staging is limited to a share of the memory.`,
+        ),
+      );
+    }
+  }
   const missing = result.planned.filter((name) => !result.cells.some((cell) => cell.cache === name));
   if (missing.length > 0) lines.push(paint.bad(`Not measured: ${missing.join(", ")}`));
   return lines.join("\n");

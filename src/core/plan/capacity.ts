@@ -121,7 +121,8 @@ function figures(
   about: { kvHeads: number; full: number; budget: Budget },
 ): CacheFigures {
   const { kvHeads, full } = about;
-  const staged = format.preset === undefined ? 0 : stagingTokens(format.preset) * request.maxNumSeqs;
+  // One ring more than sequences: the plugin's scratch.
+  const staged = format.preset === undefined ? 0 : stagingTokens(format.preset) * (request.maxNumSeqs + 1);
   const stagingBytes = staged * full * kvHeads * 2 * model.headSize * model.elementBytes;
   const cacheBytes = about.budget.leftBytes - stagingBytes;
   const pages = full * format.page(model, kvHeads);
