@@ -1,5 +1,6 @@
 import type { CommandSpec } from "../shared/command.js";
 import { bench } from "./bench.js";
+import { demo } from "./demo.js";
 import { generate } from "./generate.js";
 import { install } from "./install.js";
 import { plan } from "./plan.js";
@@ -7,4 +8,4 @@ import { serve } from "./serve.js";
 import { uninstall } from "./uninstall.js";
 
 /** Every command, in the order of `kivi --help`. */
-export const commands: readonly CommandSpec[] = [install, uninstall, generate, serve, bench, plan];
+export const commands: readonly CommandSpec[] = [install, uninstall, generate, serve, bench, plan, demo];

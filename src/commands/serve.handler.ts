@@ -8,6 +8,7 @@ import {
   type ServerSettings,
   serverCommand,
   startServer,
+  withoutCompiler,
 } from "../core/server/index.js";
 import { openVenv, requireVllm, resolveVenvPath } from "../core/venv/index.js";
 import { serverDocument, serverSummary } from "../report/server.js";
@@ -23,7 +24,7 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   const settings: ServerSettings = {
     ...input,
     model: resolveModel(context, input.model),
-    vllmArgs: input.rest,
+    vllmArgs: withoutCompiler(context, vllm, input.rest),
   };
   const argv = serverCommand(venv, vllm, settings);
   if (input.print || input.dryRun) {

