@@ -1,42 +1,12 @@
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { CommandSpec } from "../shared/command.js";
 import type { Context } from "../shared/context.js";
 import { EXIT, errorDocument, Interruption, KiviError, usageError } from "../shared/errors.js";
-import { Output, type TextStream } from "../shared/output.js";
-import { resolvePaths } from "../shared/paths.js";
-import { execaRunner, showCommand } from "../shared/process.js";
+import { showCommand } from "../shared/process.js";
 import { killAllGroups } from "../shared/process-group.js";
-import { createProgress } from "../shared/progress.js";
-import { kiviVersion } from "../shared/version.js";
-import type { GlobalFlags } from "./parse.js";
+import { type ContextOptions, createContext } from "./context.js";
 
-const KEPT_LOGS = 50;
-
-interface SessionOptions {
-  stdout: TextStream;
-  stderr: TextStream;
-  env: NodeJS.ProcessEnv;
-  cwd: string;
-  flags: GlobalFlags;
+interface SessionOptions extends ContextOptions {
   overrides: Partial<Context>;
-}
-
-/** A name for this run's debug log, in a folder kept to the newest few; undefined where none can be written. */
-function prepareLog(logDir: string): string | undefined {
-  try {
-    mkdirSync(logDir, { recursive: true });
-    const old = readdirSync(logDir)
-      .filter((name) => /^\d{8}T\d{6}.*-debug\.log$/.test(name))
-      .sort()
-      .slice(0, -KEPT_LOGS);
-    for (const name of old) rmSync(join(logDir, name), { force: true });
-    const stamp = new Date().toISOString().replace(/[-:]|\.\d+Z$/g, "");
-    return join(logDir, `${stamp}-${process.pid}-debug.log`);
-  } catch {
-    return undefined;
-  }
 }
 
 /** Turns schema issues into one usage error that names every bad value. */
@@ -69,21 +39,8 @@ export class Session {
   readonly #logFile: string | undefined;
 
   constructor(options: SessionOptions) {
-    const paths = resolvePaths(options.env);
-    this.#logFile = prepareLog(paths.logDir);
-    const out = new Output({ ...options.flags, ...options, logFile: this.#logFile });
-    this.#context = {
-      runner: execaRunner,
-      out,
-      progress: createProgress(out),
-      paths,
-      signal: this.#abort.signal,
-      clock: { now: () => Date.now(), sleep: (ms, signal) => sleep(ms, undefined, signal ? { signal } : {}) },
-      env: options.env,
-      cwd: options.cwd,
-      version: kiviVersion(),
-      ...options.overrides,
-    };
+    this.#context = { ...createContext(options, this.#abort.signal), ...options.overrides };
+    this.#logFile = this.#context.out.logFile;
   }
 
   /** The first signal asks everything to stop; a second one kills all children at once. */

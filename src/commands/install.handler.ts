@@ -22,7 +22,7 @@ async function makePlan(input: InstallInput, context: Context): Promise<Plan & {
     vllmVersion: input.vllm,
     python: input.python,
   });
-  const plugin = await planInstall(context, path, { existing: undefined, force: input.force });
+  const plugin = await planInstall(context, path, { existing: undefined, bytecode: true });
   return {
     title: `${environment.title}, then install the plugin`,
     actions: [...environment.actions, ...plugin.actions, finishAction(path)],

@@ -20,6 +20,10 @@ export function seconds(ms: number): string {
 
 /** Updates faster than this are not shown when every update is a line of its own. */
 const PLAIN_INTERVAL_MS = 5_000;
+/** A step that says nothing for so long gets a line that says it still runs. */
+const PLAIN_SILENCE_MS = 20_000;
+/** What ends sooner needs no second line. */
+const PLAIN_QUICK_MS = 1_000;
 
 export function createProgress(out: Output): Progress {
   let spinner: Ora | undefined;
@@ -73,6 +77,11 @@ export function createProgress(out: Output): Progress {
     const indent = "  ".repeat(depth);
     out.info(`${indent}${title} ...`);
     depth += 1;
+    const heartbeat = setInterval(() => {
+      if (Date.now() - shownAt < PLAIN_SILENCE_MS) return;
+      shownAt = Date.now();
+      out.info(`${indent}${title}: still running, ${seconds(Date.now() - startedAt)}`);
+    }, PLAIN_SILENCE_MS / 4);
     try {
       const result = await body({
         update: (more) => {
@@ -82,12 +91,15 @@ export function createProgress(out: Output): Progress {
           out.info(`${indent}${title}: ${more}`);
         },
       });
-      out.info(`${indent}${title}: done in ${seconds(Date.now() - startedAt)}`);
+      const took = Date.now() - startedAt;
+      if (took >= PLAIN_QUICK_MS) out.info(`${indent}${title}: done in ${seconds(took)}`);
+      else out.debugOnly("step", `${title}: done`);
       return result;
     } catch (error) {
       out.info(`${indent}${title}: failed after ${seconds(Date.now() - startedAt)}`);
       throw error;
     } finally {
+      clearInterval(heartbeat);
       depth -= 1;
     }
   };

