@@ -1,4 +1,4 @@
-import { writeFileSync } from "node:fs";
+import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { fileFields, schema } from "../../src/commands/bench.schema.js";
@@ -6,9 +6,10 @@ import { remaining } from "../../src/core/bench/eta.js";
 import { completeConfig } from "../../src/core/bench/index.js";
 import { parseShape, shapeName } from "../../src/core/bench/shapes.js";
 import { readConfigFile } from "../../src/shared/config-file.js";
-import { temporaryFolder } from "../helpers/cli.js";
+import { repository, temporaryFolder } from "../helpers/cli.js";
 
 const home = temporaryFolder();
+const matrices = join(repository, "bench", "matrices");
 
 function problems(input: object): string {
   const checked = schema.safeParse(input);
@@ -89,6 +90,11 @@ describe("a config file", () => {
     expect(lines[1]).toContain(`${path}: repeats: expected a whole number`);
     expect(lines[2]).toContain(`${path}: kivi.rotation: `);
     expect(lines[3]).toContain('found "4x1"');
+  });
+
+  it.each(readdirSync(matrices))("of bench/matrices is valid: %s", async (name) => {
+    const values = await readConfigFile(join(matrices, name), fileFields);
+    expect(values.caches?.length).toBeGreaterThan(1);
   });
 
   it.each(["- a\n- b\n", "a: [1\n"])("refuses %j", async (text) => {
