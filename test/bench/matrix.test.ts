@@ -22,7 +22,7 @@ const model = join(home, "model");
 mkdirSync(model);
 writeFileSync(join(model, "config.json"), "{}");
 const text = join(home, "text.txt");
-writeFileSync(text, "some text");
+writeFileSync(text, "some text. ".repeat(200));
 let files = 0;
 
 const VERSIONS = {
@@ -204,6 +204,15 @@ describe("the matrix", () => {
       exitCode: 3,
       hint: expect.stringContaining("kivi install /venv"),
     });
+    expect(commands).toHaveLength(1);
+  });
+
+  it.each([
+    ["a missing text", { text: join(home, "nothing.txt") }, "text-unreadable"],
+    ["a text shorter than a window", { windowTokens: 4096 }, "text-too-short"],
+  ])("refuses %s before any engine starts", async (_, more, code) => {
+    const { context, commands } = machine(() => undefined);
+    await expect(runMatrix(context, request(more))).rejects.toMatchObject({ code, exitCode: 2 });
     expect(commands).toHaveLength(1);
   });
 

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Context } from "../../shared/context.js";
-import { childError, environmentError, messageOf } from "../../shared/errors.js";
+import { childError, environmentError, messageOf, usageError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
 import { seconds } from "../../shared/progress.js";
 import { BASELINE, cacheKind } from "./caches.js";
@@ -66,7 +66,7 @@ export async function prepareMatrix(
   const cells = planCells(config, {
     environment,
     model: await modelFingerprint(config.model),
-    text: config.suites.includes("perplexity") ? await textHash(config.text) : "",
+    text: config.suites.includes("perplexity") ? await textHash(config) : "",
     worker: join(ctx.paths.bench, "cell.py"),
     folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
   });
@@ -79,21 +79,24 @@ export async function prepareMatrix(
   return new Matrix(ctx, config, cells, kept, onProgress);
 }
 
-async function textHash(path: string): Promise<string> {
+/** Hash of the text, which must at least be able to fill one window: a token is a byte or more. */
+async function textHash({ text, windowTokens }: MatrixConfig): Promise<string> {
+  let bytes: Buffer;
   try {
-    return createHash("sha256")
-      .update(await readFile(path))
-      .digest("hex");
+    bytes = await readFile(text);
   } catch (error) {
-    throw environmentError(
-      "text-unreadable",
-      `--text: ${path} cannot be read: ${messageOf(error)}`,
-      undefined,
-      {
-        cause: error,
-      },
+    throw usageError("text-unreadable", `--text: ${text} cannot be read: ${messageOf(error)}`, undefined, {
+      cause: error,
+    });
+  }
+  if (bytes.length < windowTokens) {
+    throw usageError(
+      "text-too-short",
+      `--text: ${text} has ${bytes.length} bytes, too few for one window of ${windowTokens} tokens.`,
+      "Give a longer text, or a smaller --window.",
     );
   }
+  return createHash("sha256").update(bytes).digest("hex");
 }
 
 class Matrix implements PreparedMatrix {
