@@ -1,7 +1,9 @@
 """Compiled CPU kernels (Numba, which vLLM itself depends on) over packed pages; meaning: :mod:`vllm_kivi.reference`.
 
 Loops run over blocks, heads and lanes of a vector register. Each kernel is built for one layout, so that LLVM sees
-constant trip counts, and is cached on disk by Numba beside this file.
+constant trip counts, and is cached on disk by Numba beside this file. What kernels call lies at module level and is
+inlined with the constants of the layout: a compiled function in a kernel closure would change its cache key in every
+process.
 
 Letters as in the reference: ``B`` rows of a batch, ``Hq`` query heads, ``H`` KV heads, ``R`` = Hq / H, ``D`` channels.
 """
@@ -112,6 +114,59 @@ def _zeros_and_scales(page, zeros_at, scales_at, zero, scale):
         bits = np.uint32(pairs[2 * i]) | (np.uint32(pairs[2 * i + 1]) << np.uint32(8))
         zero[i] = _decode_zero(bits)
         scale[i] = _decode_scale(bits, high[i])
+
+
+@njit(inline="always")
+def _unpack_keys(page, group, codes, T, G, BITS, PARTS, ROWS):
+    """Key codes of a key group of a record, as f32 [D, G]."""
+    for j in range(ROWS):
+        start = j * T + group * G
+        row = page[start : start + G]
+        for part in range(PARTS):
+            to = codes[part * ROWS + j]
+            for t in range(G):
+                to[t] = np.float32(np.int32((row[t] >> (BITS * part)) & ((1 << BITS) - 1)))
+
+
+@njit(inline="always")
+def _unpack_values(page, group, values, G, BITS, PARTS, BYTES, CG, VG, O_VC, O_VZ, O_VS):
+    """Values of a key group of a record, dequantized, f32 [G, D]."""
+    zero, scale = np.empty(G * CG, np.float32), np.empty(G * CG, np.float32)
+    _zeros_and_scales(page, O_VZ + 2 * group * G * CG, O_VS + group * G * CG, zero, scale)
+    for t in range(G):
+        start = O_VC + (group * G + t) * BYTES
+        row, to = page[start : start + BYTES], values[t]
+        for part in range(PARTS):
+            half = to[part * BYTES : (part + 1) * BYTES]
+            for j in range(BYTES):
+                half[j] = np.float32(np.int32((row[j] >> (BITS * part)) & ((1 << BITS) - 1)))
+        for g in range(CG):
+            z, w = zero[t * CG + g], scale[t * CG + g]
+            span = to[g * VG : (g + 1) * VG]
+            for j in range(VG):
+                span[j] = span[j] * w + z
+
+
+@njit(inline="always")
+def _accumulate(scores, tokens, values, state, acc, D):
+    """One step of online softmax: scores f32 [>= tokens], values f32 [>= tokens, D]; state = (maximum, sum)."""
+    high = state[0]
+    for t in range(tokens):
+        high = max(high, scores[t])
+    keep = _exp(state[0] - high)
+    added = np.float32(0)
+    for t in range(tokens):
+        p = _exp(scores[t] - high)
+        scores[t] = p
+        added += p
+    state[0] = high
+    state[1] = state[1] * keep + added
+    for c in range(D):
+        acc[c] *= keep
+    for t in range(tokens):
+        p, row = scores[t], values[t]
+        for c in range(D):
+            acc[c] += p * row[c]
 
 
 class CpuKernels(NamedTuple):
@@ -253,7 +308,10 @@ def _store_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
 
 def _load_kernel(layout: CacheLayout) -> Callable[..., None]:
     T, G, D = layout.block_size, layout.key_group, layout.head_size
-    unpack_keys, unpack_values = _unpackers(layout)
+    KB, VB, KROWS, VBYTES = layout.key_bits, layout.value_bits, layout.key_code_rows, layout.value_code_bytes
+    KPARTS, VPARTS = 8 // layout.key_bits, 8 // layout.value_bits
+    CG, VG, O_VC = layout.channel_groups, layout.value_group, layout.value_codes_offset
+    O_VZ, O_VS = layout.value_zeros_offset, layout.value_scales_offset
     O_KZ, O_KS = layout.key_zeros_offset, layout.key_scales_offset
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
@@ -266,84 +324,26 @@ def _load_kernel(layout: CacheLayout) -> Callable[..., None]:
             group = g_abs % (T // G)
             zero, scale, codes = np.empty(D, np.float32), np.empty(D, np.float32), np.empty((D, G), np.float32)
             _zeros_and_scales(page, O_KZ + 2 * group * D, O_KS + group * D, zero, scale)
-            unpack_keys(page, group, codes)
+            _unpack_keys(page, group, codes, T, G, KB, KPARTS, KROWS)
             to = (g_abs - first) * G
             keys = key[h, to : to + G]
             for t in range(G):
                 for c in range(D):
                     keys[t, c] = codes[c, t] * scale[c] + zero[c]
-            unpack_values(page, group, value[h, to : to + G])
+            _unpack_values(page, group, value[h, to : to + G], G, VB, VPARTS, VBYTES, CG, VG, O_VC, O_VZ, O_VS)
 
     return load
 
 
-def _unpackers(layout: CacheLayout) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Readers of one key group of a record: keys as bare codes, values dequantized."""
-    T, G, CG, VG = layout.block_size, layout.key_group, layout.channel_groups, layout.value_group
-    KB, VB, KROWS, VBYTES = layout.key_bits, layout.value_bits, layout.key_code_rows, layout.value_code_bytes
-    KPARTS, VPARTS = 8 // layout.key_bits, 8 // layout.value_bits
-    O_VC, O_VZ, O_VS = layout.value_codes_offset, layout.value_zeros_offset, layout.value_scales_offset
-    KMASK, VMASK = 2**layout.key_bits - 1, 2**layout.value_bits - 1
-
-    @njit(cache=True, error_model="numpy", boundscheck=False)
-    def unpack_keys(page, group, codes):
-        """codes f32 [D, G] of a key group of a record."""
-        for j in range(KROWS):
-            start = j * T + group * G
-            row = page[start : start + G]
-            for part in range(KPARTS):
-                to = codes[part * KROWS + j]
-                for t in range(G):
-                    to[t] = np.float32(np.int32((row[t] >> (KB * part)) & KMASK))
-
-    @njit(cache=True, error_model="numpy", boundscheck=False)
-    def unpack_values(page, group, values):
-        """values f32 [G, D] of a key group of a record, dequantized."""
-        zero, scale = np.empty(G * CG, np.float32), np.empty(G * CG, np.float32)
-        _zeros_and_scales(page, O_VZ + 2 * group * G * CG, O_VS + group * G * CG, zero, scale)
-        for t in range(G):
-            start = O_VC + (group * G + t) * VBYTES
-            row, to = page[start : start + VBYTES], values[t]
-            for part in range(VPARTS):
-                half = to[part * VBYTES : (part + 1) * VBYTES]
-                for j in range(VBYTES):
-                    half[j] = np.float32(np.int32((row[j] >> (VB * part)) & VMASK))
-            for g in range(CG):
-                z, w = zero[t * CG + g], scale[t * CG + g]
-                span = to[g * VG : (g + 1) * VG]
-                for j in range(VG):
-                    span[j] = span[j] * w + z
-
-    return unpack_keys, unpack_values
-
-
 def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., None]:
     T, D, G, R = layout.block_size, layout.head_size, layout.key_group, queries_per_kv
-    unpack_keys, unpack_values = _unpackers(layout)
+    KB, VB, KROWS, VBYTES = layout.key_bits, layout.value_bits, layout.key_code_rows, layout.value_code_bytes
+    KPARTS, VPARTS = 8 // layout.key_bits, 8 // layout.value_bits
+    CG, VG, O_VC = layout.channel_groups, layout.value_group, layout.value_codes_offset
+    O_VZ, O_VS = layout.value_zeros_offset, layout.value_scales_offset
     O_KZ, O_KS = layout.key_zeros_offset, layout.key_scales_offset
     GROUPS_PER_SPLIT = max(SPLIT_TOKENS // G, 1)
     NEGATIVE = np.float32(-1e30)
-
-    @njit(cache=True, fastmath=True, error_model="numpy", boundscheck=False)
-    def accumulate(scores, tokens, values, state, acc):
-        """One step of online softmax: scores f32 [>= tokens], values f32 [>= tokens, D]; state = (maximum, sum)."""
-        high = state[0]
-        for t in range(tokens):
-            high = max(high, scores[t])
-        keep = _exp(state[0] - high)
-        added = np.float32(0)
-        for t in range(tokens):
-            p = _exp(scores[t] - high)
-            scores[t] = p
-            added += p
-        state[0] = high
-        state[1] = state[1] * keep + added
-        for c in range(D):
-            acc[c] *= keep
-        for t in range(tokens):
-            p, row = scores[t], values[t]
-            for c in range(D):
-                acc[c] += p * row[c]
 
     @njit(parallel=True, cache=True, fastmath=True, error_model="numpy", boundscheck=False)
     def decode(
@@ -372,8 +372,8 @@ def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., No
                 page = pages[block_table[b, g_abs * G // T], h]
                 group = g_abs % (T // G)
                 _zeros_and_scales(page, O_KZ + 2 * group * D, O_KS + group * D, zero, scale)
-                unpack_keys(page, group, codes)
-                unpack_values(page, group, values)
+                _unpack_keys(page, group, codes, T, G, KB, KPARTS, KROWS)
+                _unpack_values(page, group, values, G, VB, VPARTS, VBYTES, CG, VG, O_VC, O_VZ, O_VS)
                 for r in range(R):
                     bias = np.float32(0)
                     for c in range(D):
@@ -383,7 +383,7 @@ def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., No
                         folded, row = q[r, c] * scale[c] * sm_scale, codes[c]
                         for t in range(G):
                             scores[t] += folded * row[t]
-                    accumulate(scores, G, values, state[r], acc[r])
+                    _accumulate(scores, G, values, state[r], acc[r], D)
             if split == 0:
                 keys = codes.reshape(G, D)
                 start = closed[b]
@@ -401,7 +401,7 @@ def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., No
                             for c in range(D):
                                 dot += q[r, c] * keys[t, c]
                             scores[t] = dot * sm_scale
-                        accumulate(scores, count, values, state[r], acc[r])
+                        _accumulate(scores, count, values, state[r], acc[r], D)
                     start += count
         for item in prange(rows * query.shape[1]):
             b, hq = item // query.shape[1], item % query.shape[1]
