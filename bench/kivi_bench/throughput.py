@@ -9,11 +9,11 @@ from .spec import Shape
 
 
 def rates(shape: Shape, prefill_seconds: float, total_seconds: float) -> tuple[float, float | None]:
-    """Tokens per second of one sample: (prefill, decode).
+    """Tokens per second: (prefill, decode).
 
     `prefill_seconds` is the time of the prompts and one token each, `total_seconds` that of the prompts and `new` + 1
     tokens each, so that their difference holds `new` decode steps and nothing else. Decode is None when the difference
-    is not positive: the sample is noise, not a rate.
+    is not positive: that is noise, not a rate.
     """
     prefill = shape.batch * shape.context / prefill_seconds
     spent = total_seconds - prefill_seconds
@@ -23,16 +23,23 @@ def rates(shape: Shape, prefill_seconds: float, total_seconds: float) -> tuple[f
 def summarize(
     shape: Shape, warmup_seconds: float, samples: list[tuple[float, float]], tokens_held: int
 ) -> dict[str, Any]:
-    """One shape's result: medians over the samples, and the samples themselves in seconds."""
-    measured = [rates(shape, *sample) for sample in samples]
-    decode = [rate for _, rate in measured if rate is not None]
+    """One shape's result: rates of the median times, and the samples themselves in seconds.
+
+    Decode is taken from the medians of both times, not from the median of their differences: a spell of other load
+    falls on one of a pair, and then on the difference many times over.
+    """
+    prefill, decode = rates(
+        shape,
+        statistics.median(seconds for seconds, _ in samples),
+        statistics.median(seconds for _, seconds in samples),
+    )
     return {
         "shape": shape.name,
         "batch": shape.batch,
         "context": shape.context,
         "new": shape.new,
-        "prefill_tokens_per_second": statistics.median(rate for rate, _ in measured),
-        "decode_tokens_per_second": statistics.median(decode) if len(decode) == len(measured) else None,
+        "prefill_tokens_per_second": prefill,
+        "decode_tokens_per_second": decode,
         "warmup_seconds": warmup_seconds,
         "samples": [{"prefill_seconds": prefill, "total_seconds": total} for prefill, total in samples],
         # Sequences that do not fit are preempted and prefilled again: then the rate is of something else.

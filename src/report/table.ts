@@ -56,7 +56,7 @@ const NOISY = 0.15;
 function spread(seconds: readonly number[]): number {
   const most = Math.max(...seconds);
   const least = Math.min(...seconds);
-  return (most - least) / ((most + least) / 2);
+  return least <= 0 ? Number.POSITIVE_INFINITY : (most - least) / ((most + least) / 2);
 }
 
 function throughputColumns(shape: string): Column[] {
@@ -72,9 +72,8 @@ function throughputColumns(shape: string): Column[] {
       read: (cell, base) => {
         const [load, other] = [of(cell), of(base)];
         if (load === undefined || other === undefined) return undefined;
-        const [value = "", times = ""] = withRatio(rate(load), rate(other)) ?? [];
-        if (value === "") return undefined;
         const noisy = spread(load.samples.map(seconds)) > NOISY ? "~" : "";
+        const [value, times = ""] = withRatio(rate(load), rate(other)) ?? ["none", ""];
         return [`${noisy}${value}${load.fits ? "" : "*"}`, times];
       },
     };
@@ -179,7 +178,7 @@ export function renderTable(result: BenchResult, paint: Paint = PLAIN, columns =
   }
   if (shapes.length > 0)
     lines.push("", paint.quiet("Prefill and decode in tokens/s of the whole engine, medians."));
-  if (tables.flat().some((line) => /~\d/.test(line))) {
+  if (tables.flat().some((line) => /~(\d|none)/.test(line))) {
     lines.push(
       paint.quiet(
         "~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats.",
