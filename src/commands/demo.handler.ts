@@ -31,10 +31,17 @@ export async function handler(input: DemoInput, context: Context): Promise<Outco
     liveView(out, input.question ?? `${DEFAULT_QUESTION} (asked about a letter of 180 words)`),
   );
   const { environment, matrix, ...rest } = result;
-  const { venv, ...reused } = environment;
+  const { venv, reused } = environment;
   return {
     exitCode: matrix === undefined || passed(matrix) ? 0 : 1,
-    result: { kind: "kivi-demo", version: 1, question, venv: venv.path, ...reused, ...rest, matrix },
+    result: {
+      kind: "kivi-demo",
+      version: 1,
+      question,
+      environment: { path: venv.path, reused },
+      ...rest,
+      matrix,
+    },
     render: () => {
       if (matrix !== undefined) out.result(renderTable(matrix, PLAIN, out.columns));
       out.info(`\nDone in ${seconds(result.totalMs)}. Everything made is kept in ${context.paths.cacheDir}`);

@@ -5,7 +5,7 @@ import { type CacheReport, defaultLogFile, freePort, type Server, startServer } 
 import { requireVllm } from "../venv/index.js";
 import { type Answer, ask } from "./ask.js";
 import { checkPlatform } from "./checks.js";
-import { type PreparedEnvironment, prepareEnvironment } from "./environment.js";
+import { compileBytecode, type DemoEnvironment, prepareEnvironment, preparePlugin } from "./environment.js";
 import { type FetchedModel, fetchModel, MODEL_NAME } from "./model.js";
 import { messagesFor } from "./question.js";
 
@@ -26,7 +26,8 @@ export interface DemoView {
 }
 
 export interface DemoResult {
-  readonly environment: PreparedEnvironment;
+  readonly environment: DemoEnvironment;
+  readonly plugin: { readonly reused: boolean };
   readonly model: FetchedModel;
   readonly cache: CacheReport;
   readonly serverLog: string;
@@ -57,7 +58,7 @@ const SERVER_ARGS = [
 
 async function serveAndAsk(
   context: Context,
-  environment: PreparedEnvironment,
+  environment: DemoEnvironment,
   model: FetchedModel,
   options: DemoOptions,
   view: DemoView,
@@ -98,7 +99,7 @@ async function serveAndAsk(
 /** Every cache, little work in each: an engine's start is most of a cell here. */
 async function measure(
   context: Context,
-  environment: PreparedEnvironment,
+  environment: DemoEnvironment,
   model: FetchedModel,
   fresh: boolean,
 ): Promise<BenchResult> {
@@ -126,8 +127,24 @@ export async function runDemo(context: Context, options: DemoOptions, view: Demo
   checkPlatform(process.platform, process.arch);
   const startedAt = context.clock.now();
   const environment = await prepareEnvironment(context, { python: options.python });
-  const model = await fetchModel(context, environment.venv);
+  const model = await context.progress.step(`Get the model ${MODEL_NAME}`, async (step) => {
+    const fetching = new AbortController();
+    const compiled = compileBytecode(
+      context,
+      environment,
+      AbortSignal.any([context.signal, fetching.signal]),
+    );
+    try {
+      const fetched = await fetchModel(context, environment.venv, step);
+      await compiled;
+      return fetched;
+    } finally {
+      fetching.abort();
+      await compiled;
+    }
+  });
+  const plugin = await preparePlugin(context, environment);
   const served = await serveAndAsk(context, environment, model, options, view);
   const matrix = options.matrix ? await measure(context, environment, model, options.fresh) : undefined;
-  return { environment, model, ...served, matrix, totalMs: context.clock.now() - startedAt };
+  return { environment, plugin, model, ...served, matrix, totalMs: context.clock.now() - startedAt };
 }

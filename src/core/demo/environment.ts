@@ -25,29 +25,52 @@ async function openEarlier(context: Context, path: string): Promise<Venv | undef
   }
 }
 
-export interface PreparedEnvironment {
+export interface DemoEnvironment {
   readonly venv: Venv;
-  readonly environmentReused: boolean;
-  readonly pluginReused: boolean;
+  readonly reused: boolean;
 }
 
-/** An environment with vLLM's CPU build and the plugin, in kivi's cache folder; made once. */
+/** An environment with vLLM's CPU build in kivi's cache folder; made once. */
 export async function prepareEnvironment(
   context: Context,
   options: { python?: string | undefined },
-): Promise<PreparedEnvironment> {
+): Promise<DemoEnvironment> {
   const { out, paths } = context;
   const path = join(paths.cacheDir, "demo", "venv");
-  let venv = await openEarlier(context, path);
-  const environmentReused = venv !== undefined;
-  if (venv === undefined) {
-    await checkSpace(paths.cacheDir);
-    venv = await createEnvironment(context, { path, device: "cpu", python: options.python });
-  } else {
+  const earlier = await openEarlier(context, path);
+  if (earlier !== undefined) {
     out.info(`Environment: re-used, ${path}`);
+    return { venv: earlier, reused: true };
   }
+  await checkSpace(paths.cacheDir);
+  return {
+    venv: await createEnvironment(context, { path, device: "cpu", python: options.python }),
+    reused: false,
+  };
+}
+
+/**
+ * Lets Python keep the byte code of what a server imports: half of the import time of each of the many engine
+ * processes to come. Of no consequence if it fails.
+ */
+export async function compileBytecode(
+  context: Context,
+  { venv, reused }: DemoEnvironment,
+  signal: AbortSignal,
+): Promise<void> {
+  if (reused) return;
+  const argv = [venv.python, "-c", "import vllm.entrypoints.openai.api_server"] as const;
+  const env = { PYTHONDONTWRITEBYTECODE: undefined, PYTHONPATH: undefined };
+  await context.runner.run({ argv }, { signal, env }).catch((error) => context.out.debug(messageOf(error)));
+}
+
+/** The plugin in the environment; tells whether it was there, intact, already. */
+export async function preparePlugin(
+  context: Context,
+  { venv }: DemoEnvironment,
+): Promise<{ reused: boolean }> {
   const { outcome } = await installPlugin(context, venv);
-  const pluginReused = outcome === "unchanged";
-  if (pluginReused) out.info("Plugin: already installed and intact, re-used");
-  return { venv, environmentReused, pluginReused };
+  const reused = outcome === "unchanged";
+  if (reused) context.out.info("Plugin: already installed and intact, re-used");
+  return { reused };
 }
