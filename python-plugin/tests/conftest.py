@@ -1,0 +1,19 @@
+"""Tests of the plugin without an engine. They run against the sources beside them, on real vLLM."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+settings.register_profile("plugin", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("plugin")
+
+
+@pytest.fixture
+def seeded() -> torch.Generator:
+    """A generator of its own for each test, so that tests do not depend on their order."""
+    return torch.Generator().manual_seed(20240205)
