@@ -50,7 +50,9 @@ export class Output {
     this.verbose = options.verbose;
     this.colour = new Chalk({ level: colourLevel(options.stdout, options.env) });
     this.errColour = new Chalk({ level: colourLevel(options.stderr, options.env) });
-    const tty = options.stderr.isTTY === true && options.env.TERM !== "dumb" && !options.env.CI;
+    // A terminal that claims no width (a bare pty) cannot hold a line that is drawn again and again.
+    const wide = (options.stderr.columns ?? 0) > 0;
+    const tty = options.stderr.isTTY === true && wide && options.env.TERM !== "dumb" && !options.env.CI;
     this.interactive = tty && !options.quiet && !options.verbose;
     this.columns = options.stdout.columns ?? 100;
     if (options.logFile !== undefined) {

@@ -70,6 +70,20 @@ describe("kivi install --create", () => {
     expect(existsSync(target)).toBe(false);
   });
 
+  it("tells a full disk from other failures of the installer", async () => {
+    const uv = `[ "$1" = venv ] && exit 0; echo 'error: failed to write: No space left on device (os error 28)' >&2; exit 2`;
+    const target = join(app.home, "full");
+    const result = await app.run(["install", "--create", target, "--device", "cpu", "--json"], {
+      env: { PATH: pathWith({ uv }) },
+    });
+    expect(result.code).toBe(3);
+    expect(JSON.parse(result.stdout).error).toMatchObject({
+      code: "disk-full",
+      hint: expect.stringContaining("run again"),
+    });
+    expect(existsSync(target)).toBe(false);
+  });
+
   it("uses pip when there is no uv and none can be fetched", async () => {
     const log = join(app.home, "pip-arguments");
     const fake = `printf '#!/bin/sh\\necho "$@" >> ${log}; exit 1\\n' > "$last/bin/python"; chmod +x "$last/bin/python"`;

@@ -2,9 +2,9 @@ import { existsSync, readdirSync } from "node:fs";
 import { mkdir, rm, statfs, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
-import { environmentError, messageOf, usageError } from "../../shared/errors.js";
+import { environmentError, type KiviError, messageOf, usageError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
-import { runChecked } from "../../shared/process.js";
+import { runChecked, showCommand } from "../../shared/process.js";
 import { findInstaller, type Installer, knownUv } from "./installer.js";
 import { type BasePython, findPython } from "./python.js";
 import { DEFAULT_VLLM, SUPPORTED_VLLM, versionInRange } from "./supported.js";
@@ -110,10 +110,22 @@ async function runInstaller(
   try {
     await attempt({});
   } catch (error) {
+    context.signal.throwIfAborted();
+    const said = messageOf(error);
+    if (/No space left on device|os error 28/.test(said)) throw diskFull(argv, error);
     // Behind a proxy that signs for itself, uv's own list of authorities does not do; the system's may.
-    if (!messageOf(error).includes("invalid peer certificate")) throw error;
+    if (!said.includes("invalid peer certificate")) throw error;
     await attempt({ UV_SYSTEM_CERTS: "1", UV_NATIVE_TLS: "1" });
   }
+}
+
+function diskFull(argv: readonly string[], cause: unknown): KiviError {
+  return environmentError(
+    "disk-full",
+    `The disk is full: ${showCommand(argv.slice(0, 3))} could not write. An environment with vLLM takes about ${ROUGH_BYTES / 1e9} GB.`,
+    "Free some space (uv cache clean frees what uv has fetched), or name a folder on a larger disk, and run again.",
+    { cause },
+  );
 }
 
 /** The actions that make an environment with vLLM; undoing them removes it, since it was not there before. */
