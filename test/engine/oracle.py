@@ -1,0 +1,98 @@
+"""A separate, straightforward model of KIVI: the full sequence at once, dense, sharing no code with the plugin.
+
+Every key and value is quantized and read back; then each query picks, for every earlier token, the quantized or the
+exact one by position alone: token j is read quantized by query i when its whole key group is at least ``window`` tokens
+old, the query's own token included. Nothing is packed, cached, chunked or batched.
+
+Source: Liu et al., "KIVI", ICML 2024; the rounding of scale and zero is the one vllm_kivi.layout documents.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def keep_mantissa(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round to ``bits`` mantissa bits after the leading one, halves away from zero."""
+    fraction, exponent = torch.frexp(x.double())
+    steps = 2.0 ** (bits + 1)
+    return torch.ldexp((fraction.abs() * steps + 0.5).floor() / steps * fraction.sign(), exponent).float()
+
+
+def read_back(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> torch.Tensor:
+    """x quantized along ``dim`` (which shares scale and zero) and dequantized."""
+    low, high, top = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True), 2**bits - 1
+    best, least = torch.zeros_like(x), torch.full_like(low, math.inf)
+    for part in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5) if clipping else (1.0,):
+        zero = keep_mantissa(low + (high - low) * (1 - part) / 2, 8)
+        zero = torch.where(zero.abs() < 2.0**-14, 0.0, zero)
+        scale = keep_mantissa(((high - low) * part / top).clamp_min(2.0**-14), 5)
+        tried = ((x - zero) / scale + 0.5).floor().clamp(0, top) * scale + zero
+        error = ((tried - x) ** 2).sum(dim, keepdim=True)
+        best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+    return best
+
+
+def walsh(size: int) -> torch.Tensor:
+    """Orthonormal Hadamard matrix of a power of two, by the parity of the common bits of row and column."""
+    index = torch.arange(size)
+    common = index[:, None] & index[None]
+    parity = sum((common >> bit) & 1 for bit in range(size.bit_length())) % 2
+    return (1 - 2 * parity).float() / math.sqrt(size)
+
+
+class Oracle:
+    """Logits of a Llama checkpoint under a KIVI cache.
+
+    Args:
+        settings: key_bits, value_bits, key_group, value_group, window, rotation, clipping; None for an exact cache.
+        dtype: the model's; attention itself is computed in float32.
+    """
+
+    def __init__(self, checkpoint: Path, settings: dict | None, dtype: torch.dtype = torch.float32) -> None:
+        self.settings, self.dtype = settings, dtype
+        ALL_ATTENTION_FUNCTIONS["kivi_oracle"] = self._attention
+        self.model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager").eval()
+
+    def logits(self, tokens: list[int]) -> torch.Tensor:
+        """Float32 [len(tokens), vocabulary]: row i follows token i."""
+        ALL_ATTENTION_FUNCTIONS["kivi_oracle"] = self._attention
+        self.model.config._attn_implementation = "kivi_oracle"
+        with torch.no_grad():
+            return self.model(torch.tensor([tokens]), use_cache=False).logits[0].float()
+
+    def _attention(self, module, q, k, v, mask, scaling=None, **_):  # type: ignore[no-untyped-def]
+        q, k, v = q[0].float(), k[0].float(), v[0].float()  # [heads, tokens, D]
+        tokens, ratio = q.shape[1], q.shape[0] // k.shape[0]
+        i, j = torch.arange(tokens)[:, None], torch.arange(tokens)[None]
+        exact_k, exact_v, closed = k, v, torch.zeros(tokens, tokens, dtype=torch.bool)
+        if self.settings:
+            s = self.settings
+            k, v = self._stored(k, v)
+            closed = j < (i + 1 - s["window"]).clamp_min(0) // s["key_group"] * s["key_group"]
+        k, v, exact_k, exact_v = (x.repeat_interleave(ratio, 0) for x in (k, v, exact_k, exact_v))
+        scores = torch.where(closed, q @ k.transpose(1, 2), q @ exact_k.transpose(1, 2)) * scaling
+        p = scores.masked_fill(j > i, -math.inf).softmax(-1)
+        out = (p * closed) @ v + (p * ~closed) @ exact_v
+        return out.transpose(0, 1)[None].to(self.dtype), None
+
+    def _stored(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        s = self.settings
+        assert s is not None
+        heads, tokens, d = k.shape
+        turn = walsh(d) if s["rotation"] else torch.eye(d)
+        k, v = (k @ turn).to(self.dtype).float(), (v @ turn).to(self.dtype).float()
+        group, whole = s["key_group"], tokens // s["key_group"] * s["key_group"]
+        stored_k = k.clone()
+        stored_k[:, :whole] = read_back(
+            k[:, :whole].reshape(heads, -1, group, d), s["key_bits"], 2, s["clipping"]
+        ).reshape(heads, whole, d)
+        stored_v = read_back(v.reshape(heads, tokens, -1, s["value_group"]), s["value_bits"], 3, s["clipping"]).reshape(
+            heads, tokens, d
+        )
+        return stored_k @ turn.T, stored_v @ turn.T

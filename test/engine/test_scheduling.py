@@ -1,0 +1,194 @@
+"""What the scheduler does to a cache: decode across group edges, prefix hits, preemption, abort, random load.
+
+Every case compares logits with the oracle over the request's full sequence; in float32, so that agreement is exact.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MEGABYTE, runner_of, scheduler_of
+from models import TinyModel, write_checkpoint
+from oracle import Oracle
+from support import (
+    ONE_CODE,
+    check_errors,
+    check_generated,
+    error_ratio,
+    generated_error,
+    generated_logits,
+    oracle_for,
+    prompt,
+    whole,
+)
+from vllm import SamplingParams
+
+MODEL = TinyModel(64, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def oracle(checkpoints: Path) -> Oracle:
+    return oracle_for(write_checkpoint(MODEL, checkpoints), "kivi_k4v4", MODEL.head_size)
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoints: Path, engine: Any) -> Iterator[Any]:
+    with engine(write_checkpoint(MODEL, checkpoints), kv_cache_dtype="kivi_k4v4") as llm:
+        yield llm
+
+
+def generate(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
+    asked = [{"prompt_token_ids": p} for p in prompts]
+    return llm.generate(
+        asked, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=-1), use_tqdm=False
+    )
+
+
+def counter(llm: Any, name: str) -> int:
+    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)
+
+
+def test_decode_crosses_group_edges(llm: Any, oracle: Oracle) -> None:
+    """Batched decode from 1, 120, 127, 128 and 250 tokens on, over the edges at 128 and 256."""
+    check_generated(generate(llm, [prompt(n, seed=900 + n) for n in (1, 120, 127, 128, 250)], 140), oracle)
+
+
+def test_n_samples_share_the_prompt(llm: Any, oracle: Oracle) -> None:
+    sampling = SamplingParams(n=3, temperature=1.0, seed=7, max_tokens=20, ignore_eos=True, logprobs=-1)
+    output = llm.generate([{"prompt_token_ids": prompt(190, seed=33)}], sampling, use_tqdm=False)[0]
+    samples = output.outputs
+    assert len({tuple(sample.token_ids) for sample in samples}) == 3
+    errors = []
+    for sample in samples:
+        output.outputs = [sample]
+        errors.append(generated_error(output, oracle))
+    check_errors(errors)
+
+
+@pytest.mark.parametrize(("length", "hit"), [(256, 128), (257, 256), (300, 256), (129, 128), (128, 0)])
+def test_prefix_hit_gives_the_logits_of_a_miss(length: int, hit: int, llm: Any, oracle: Oracle) -> None:
+    """A whole prompt that is cached recomputes its last block; other prompts their open tokens."""
+    tokens = prompt(length, seed=5000 + length)
+    miss, again = generate(llm, [tokens], 6)[0], generate(llm, [tokens], 6)[0]
+    assert (miss.num_cached_tokens, again.num_cached_tokens) == (0, hit)
+    assert whole(miss) == whole(again)
+    assert error_ratio(generated_logits(again), generated_logits(miss)) < ONE_CODE
+    check_generated([again, miss], oracle)
+
+
+def test_prefix_hit_that_ends_mid_block(llm: Any, oracle: Oracle) -> None:
+    """200 shared tokens: one block is shared, the 72 shared tokens after it are not."""
+    shared = prompt(200, seed=71)
+    first = generate(llm, [shared + prompt(90, seed=72)], 4)[0]
+    second = generate(llm, [shared + prompt(110, seed=73)], 4)[0]
+    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 128)
+    check_generated([second, first], oracle)
+
+
+def test_block_published_in_the_step_that_fills_it(llm: Any, oracle: Oracle) -> None:
+    """vLLM publishes a block when it schedules it: the second request hits what the first computes in this step."""
+    shared = prompt(260, seed=81)
+    outputs = generate(llm, [shared + prompt(9, seed=82), shared + prompt(11, seed=83), shared + prompt(2, seed=84)], 4)
+    assert [output.num_cached_tokens for output in outputs][1:] == [256, 256]
+    check_generated(outputs, oracle)
+
+
+def test_answer_is_cached_for_the_next_turn(llm: Any, oracle: Oracle) -> None:
+    """Groups closed by decode are read by the next turn's prefill."""
+    turn = generate(llm, [prompt(100, seed=91)], 160)[0]
+    following = generate(llm, [whole(turn) + prompt(20, seed=92)], 8)[0]
+    assert following.num_cached_tokens == 256
+    check_generated([following, turn], oracle)
+
+
+def test_preemption_and_resume(checkpoints: Path, engine: Any, oracle: Oracle) -> None:
+    """A cache of 8 blocks for 5 requests of 3: some lose their blocks mid-group and start again."""
+    with engine(write_checkpoint(MODEL, checkpoints), kv_cache_dtype="kivi_k4v4", num_gpu_blocks_override=9) as llm:
+        outputs = generate(llm, [prompt(100 + 7 * i, seed=200 + i) for i in range(5)], 200)
+        assert counter(llm, "vllm:num_preemptions") > 0
+        assert runner_of(llm).kivi_slots.used <= 5
+    check_generated(outputs, oracle)
+
+
+def test_abort_in_prefill_and_in_decode(checkpoints: Path, engine: Any, oracle: Oracle) -> None:
+    """Aborts in mid-chunk and mid-group free slot and blocks, and touch nobody else."""
+    finished: dict[str, Any] = {}
+    sampling = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True, logprobs=-1)
+    checkpoint = write_checkpoint(MODEL, checkpoints)
+    with engine(checkpoint, kv_cache_dtype="kivi_k4v4", max_num_batched_tokens=100, max_num_seqs=3) as llm:
+        core = llm.llm_engine
+        for name, length in (("decoding", 50), ("prefilling", 400), ("stays", 110)):
+            core.add_request(name, {"prompt_token_ids": prompt(length, seed=length)}, sampling)
+        for step in range(200):
+            if step == 2:
+                core.abort_request(["prefilling"])
+            if step == 20:
+                core.abort_request(["decoding"])
+                core.add_request("late", {"prompt_token_ids": prompt(130, seed=131)}, sampling)
+            finished.update({output.request_id: output for output in core.step() if output.finished})
+            if not core.has_unfinished_requests():
+                break
+        generate(llm, [prompt(3, seed=3)], 1)  # the step that tells the worker who ended
+        assert runner_of(llm).kivi_slots.used <= 1
+    assert set(finished) == {"stays", "late"}
+    check_generated(list(finished.values()), oracle)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_load(seed: int, checkpoints: Path, engine: Any, oracle: Oracle) -> None:
+    """Arrivals, shared prefixes, aborts and a cache too small for all: every answer equals the oracle's."""
+    rng = random.Random(seed)
+    finished: dict[str, Any] = {}
+    prefixes = [prompt(rng.choice((64, 128, 200, 256)), seed=seed * 100 + i) for i in range(3)]
+    checkpoint = write_checkpoint(MODEL, checkpoints)
+    with engine(
+        checkpoint, kv_cache_dtype="kivi_k4v4", max_num_batched_tokens=150, max_num_seqs=5, num_gpu_blocks_override=9
+    ) as llm:
+        core, waiting, aborted = llm.llm_engine, 24, set()
+        for _ in range(3000):
+            if waiting and rng.random() < 0.4:
+                waiting -= 1
+                tokens = (rng.choice(prefixes) if rng.random() < 0.6 else []) + prompt(
+                    rng.randint(1, 150), seed=seed * 1000 + waiting
+                )
+                length = rng.randint(1, 150)
+                core.add_request(
+                    f"r{waiting}",
+                    {"prompt_token_ids": tokens},
+                    SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, logprobs=-1),
+                )
+                if rng.random() < 0.2:
+                    aborted.add(f"r{waiting}")
+            if aborted and rng.random() < 0.1:
+                core.abort_request([aborted.pop()])
+            if core.has_unfinished_requests():
+                finished.update({output.request_id: output for output in core.step() if output.finished})
+            elif not waiting:
+                break
+        assert counter(llm, "vllm:num_preemptions") > 0
+        assert counter(llm, "vllm:prefix_cache_hits") > 0
+        assert not core.has_unfinished_requests()
+    assert len(finished) > 12
+    check_generated([output for output in finished.values() if output.outputs[0].finish_reason != "abort"], oracle)
+
+
+def test_the_block_count_is_honest(llm: Any) -> None:
+    """vLLM's own number of blocks follows the packed page and what staging leaves of the memory."""
+    from vllm_kivi.config import PRESETS
+
+    layout = PRESETS["k4v4"].layout(MODEL.head_size, 128)
+    config = scheduler_of(llm).kv_cache_config
+    runner = runner_of(llm)
+    rings = [layer.impl.ring for layer in runner.compilation_config.static_forward_context.values()]
+    staging = sum(ring.nbytes for ring in rings)
+    assert staging == (8 + 1) * 128 * 2 * MODEL.kv_heads * MODEL.head_size * 4 * MODEL.layers
+    page = MODEL.layers * layout.page_bytes(MODEL.kv_heads)
+    assert config.num_blocks == (64 * MEGABYTE - staging) // page
+    assert layout.bytes_per_token == 68.5  # of 256 in bf16
+    tensors = runner.kv_caches
+    assert {tensor.dtype.itemsize for tensor in tensors} == {1}
+    assert sum(tensor.nbytes for tensor in tensors) == config.num_blocks * page
