@@ -1,0 +1,129 @@
+"""Device functions that the kernels share: codes, zeros and scales of a page, and the Hadamard rotation.
+
+Everything element-wise is float32 or an integer; narrow types appear only as operands of ``tl.dot``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from vllm_kivi.layout import CacheLayout
+
+KEY_GROUPS = (32, 64, 128, 256)
+"""Key groups the kernels are built for: tiles are powers of two and the contraction of a dot is at least 16."""
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+
+_F32_EXPONENT_SHIFT = tl.constexpr((127 - 15) << 23)
+_F32_INTEGER_BITS = tl.constexpr(0x4B000000)  # 2^23 as float32: its mantissa counts in ones
+_F32_INTEGER = tl.constexpr(8388608.0)
+_F16_INTEGER_BITS = tl.constexpr(0x6400)  # 2^10 as float16, likewise
+_F16_INTEGER = tl.constexpr(1024.0)
+
+
+def dot_type(dtype: torch.dtype) -> tl.dtype:
+    """The type of ``tl.dot`` operands for tensors of this dtype.
+
+    Triton's interpreter multiplies the bit patterns of bfloat16 as integers, so it gets float32.
+    """
+    if dtype == torch.float16:
+        return tl.float16
+    return tl.bfloat16 if dtype == torch.bfloat16 and not INTERPRETED else tl.float32
+
+
+def check_layout(layout: CacheLayout) -> None:
+    """Raises ValueError for a layout that the kernels are not built for."""
+    if layout.key_group not in KEY_GROUPS:
+        raise ValueError(f"key_group is {layout.key_group}; the Triton kernels are built for {KEY_GROUPS}")
+
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def unpack(packed, PART: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr):
+    """Code ``PART`` of each byte, times 2^(BITS * PART), exact in DTYPE; uint8 in, same shape.
+
+    The code stays where it lies in the byte and becomes a float by or-ing it into the mantissa of 2^23 (2^10 for
+    float16), without an integer-to-float conversion; :func:`part_scale` undoes the factor where a scale is applied.
+    """
+    tl.static_assert(BITS == 2 or BITS == 4, "codes have 2 or 4 bits")
+    MASK: tl.constexpr = ((1 << BITS) - 1) << (BITS * PART)
+    if tl.float16 == DTYPE:
+        return ((packed & MASK).to(tl.int16) | _F16_INTEGER_BITS).to(tl.float16, bitcast=True) - _F16_INTEGER
+    return (((packed & MASK).to(tl.int32) | _F32_INTEGER_BITS).to(tl.float32, bitcast=True) - _F32_INTEGER).to(DTYPE)
+
+
+@triton.constexpr_function
+def part_scale(PART, BITS):
+    """2^-(BITS * PART), the inverse of :func:`unpack`'s factor."""
+    return 2.0 ** -(BITS * PART)
+
+
+# --- zero and scale: three bytes, see layout.py -----------------------------------------------------------------------
+
+
+@triton.jit
+def encode(zero, scale):
+    """Three-byte form of float32 zero and scale: int32 values of the uint16 and the uint8; bits of reference.encode."""
+    bits = tl.minimum(tl.maximum(zero, -65408.0), 65408.0).to(tl.int32, bitcast=True)
+    magnitude = ((bits & 0x7FFFFFFF) + (1 << 14)) >> 15
+    magnitude = tl.minimum(magnitude - (_F32_EXPONENT_SHIFT >> 15), 0x1EFF)
+    magnitude = tl.where(magnitude < (1 << 8), 0, magnitude)
+    zero_bits = ((bits >> 16) & 0x8000) | (magnitude << 2)
+    code = tl.minimum(tl.maximum(scale, 0.00006103515625), 64512.0).to(tl.int32, bitcast=True)  # 2^-14
+    code = tl.minimum(((code + (1 << 17)) >> 18) - (_F32_EXPONENT_SHIFT >> 18), 0x3DF)
+    return zero_bits | (code & 3), code >> 2
+
+
+@triton.jit
+def decode_zero(zero_bits):
+    """Float32 zero of the uint16's value (int32)."""
+    magnitude = (zero_bits & 0x7FFC) << 13
+    magnitude = tl.where(magnitude == 0, 0, magnitude + _F32_EXPONENT_SHIFT)
+    return (magnitude | ((zero_bits & 0x8000) << 16)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def decode_scale(zero_bits, scale_bits):
+    """Float32 scale of the uint16's and the uint8's value (int32)."""
+    return ((((scale_bits << 2) | (zero_bits & 3)) << 18) + _F32_EXPONENT_SHIFT).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def load_pairs(zeros, scales, offsets, mask):
+    """Float32 zeros and scales at ``offsets`` of two sections of a record (uint16 and uint8 pointers)."""
+    zero_bits = tl.load(zeros + offsets, mask=mask, other=0).to(tl.int32)
+    scale_bits = tl.load(scales + offsets, mask=mask, other=0).to(tl.int32)
+    return decode_zero(zero_bits), decode_scale(zero_bits, scale_bits)
+
+
+# --- Hadamard rotation ------------------------------------------------------------------------------------------------
+
+
+@triton.constexpr_function
+def hadamard_order(HEAD_SIZE):
+    """The largest power of two that divides the head size: the block of reference.hadamard."""
+    return HEAD_SIZE & -HEAD_SIZE
+
+
+@triton.constexpr_function
+def log2(X):
+    """Of a power of two."""
+    return X.bit_length() - 1
+
+
+@triton.jit
+def rotate(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HEAD_SIZE: tl.constexpr):
+    """Orthonormal Hadamard transform of each row of x, f32 [ROWS, COLUMNS]; columns past HEAD_SIZE must be 0.
+
+    Butterflies in float32; the meaning is reference.rotate, the sums are in another order.
+    """
+    ORDER: tl.constexpr = hadamard_order(HEAD_SIZE)
+    for i in tl.static_range(log2(ORDER)):
+        pairs = tl.permute(tl.reshape(x, [ROWS, COLUMNS // (2 << i), 2, 1 << i]), [0, 1, 3, 2])
+        a, b = tl.split(pairs)
+        x = tl.reshape(tl.permute(tl.join(a + b, a - b), [0, 1, 3, 2]), [ROWS, COLUMNS])
+    return x * (ORDER**-0.5)

@@ -1,0 +1,46 @@
+"""All kernels compile for every supported architecture without a GPU (ptxas comes with Triton), and spill no tile."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton
+
+_SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+"""Shared memory of a thread block, bytes (CUDA C++ Programming Guide, table of technical specifications)."""
+
+_SPILL_LIMIT = 32
+"""Bytes of local memory a thread: a few scalars kept over a loop, no tile."""
+
+# Spread over the architectures: each preset, both ways with value scales, both dtypes.
+_CASES = {
+    80: ("k4v4:128:4:float16",),
+    90: ("k4v4:128:4:bfloat16", "k2v2:80:8:bfloat16"),
+    100: ("k4v2:128:5:bfloat16",),
+    120: ("k4v2:256:8:float16",),
+}
+
+
+@pytest.mark.skipif("nvidia" not in triton.backends.backends, reason="this Triton has no NVIDIA backend")
+@pytest.mark.parametrize("arch", _CASES)
+def test_compiles(arch: int, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("compile_kernels.py")
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(script), str(arch), *_CASES[arch]],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    kernels = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(kernels) == 4 * len(_CASES[arch])
+    for kernel in kernels:
+        assert kernel["shared"] <= _SHARED_LIMIT[arch], kernel
+        assert kernel["local"] <= _SPILL_LIMIT, kernel
