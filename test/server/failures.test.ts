@@ -23,6 +23,16 @@ const ARGUMENTS =
 describe("a failed start is named from its log", () => {
   it.each([
     ["kivi-refused", 2, `${CORE}ValueError: KIVI refuses: MLA models keep another cache`],
+    [
+      "kivi-refused",
+      2,
+      "(APIServer pid=1)   Value error, --additional-config 'kivi': key_group must be 32, found 48 [type=value_error, input_value=x]",
+    ],
+    [
+      "vllm-configuration",
+      2,
+      "(APIServer pid=1)   Value error, max_num_batched_tokens (8) is too small [type=value_error]",
+    ],
     ["port-in-use", 3, "(APIServer pid=41) OSError: [Errno 98] Address already in use"],
     [
       "plugin-inactive",
@@ -72,6 +82,17 @@ describe("a failed start is named from its log", () => {
   it("gives the context length that fits", () => {
     const line = `${CORE}ValueError: To serve at least one request with the model's max seq len (8192), (0.18 GiB KV cache is needed, which is larger than the available KV cache memory (0.05 GiB). Based on the available memory, the estimated maximum model length is 2288.`;
     expect(explain([line]).hint).toContain("--max-model-len 2288");
+  });
+
+  it("keeps long and machine-made texts short", () => {
+    const list = "'LlamaForCausalLM', ".repeat(300);
+    const line = `  Value error, Model architectures ['X'] are not supported for now. Supported: [${list}] [type=value_error, input_value=y]`;
+    expect(explain([line]).reason).toBe(
+      "this vLLM does not know the model: Model architectures ['X'] are not supported",
+    );
+    const refusal =
+      "  Value error, KIVI refuses: no such thing [type=value_error, input_value=ArgsKwargs((), {})]";
+    expect(explain([refusal]).reason).toBe("KIVI refuses: no such thing");
   });
 
   it("falls back on the first exception, not on its echoes", () => {

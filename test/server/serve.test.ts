@@ -208,6 +208,8 @@ describe("kivi serve refuses", () => {
     [["good", "--preset", "k4v3"], "invalid-value"],
     [["good", "--port", "70000"], "invalid-value"],
     [["good", "--key-group", "NaN"], "invalid-value"],
+    [["good", "--key-group", "48"], "invalid-value"],
+    [["good", "--value-group", "12"], "invalid-value"],
     [["good", "--timeout", "0"], "invalid-value"],
   ])("%j as %s", async ([name = "", ...rest], code) => {
     model();

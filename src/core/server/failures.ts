@@ -24,6 +24,14 @@ interface Rule {
   hint(match: RegExpExecArray, about: FailureContext): string;
 }
 
+const LONGEST_REASON = 300;
+
+/** Without what pydantic adds to a message, and no longer than a person reads. */
+function tidy(text: string): string {
+  const plain = text.replace(/ \[type=\w+, input_value=.*$/, "").trim();
+  return plain.length > LONGEST_REASON ? `${plain.slice(0, LONGEST_REASON)} ...` : plain;
+}
+
 const LESS_MEMORY = "-- --max-model-len 2048 --max-num-seqs 16";
 
 /** First match in this order wins, wherever it is in the log: the specific before the general. */
@@ -31,8 +39,8 @@ const RULES: readonly Rule[] = [
   {
     code: "kivi-refused",
     exitCode: EXIT.usage,
-    pattern: /KIVI refuses: (.+)/,
-    reason: ([, why]) => `KIVI refuses: ${why}`,
+    pattern: /KIVI refuses: (.+)|Value error, (--additional-config 'kivi'.+)/,
+    reason: ([, why, setting]) => `KIVI refuses: ${why ?? setting}`,
     hint: (_, { model }) =>
       `Change the setting it names (kivi serve --help), or serve this model without KIVI: vllm serve ${model}`,
   },
@@ -86,7 +94,7 @@ const RULES: readonly Rule[] = [
   {
     code: "model-unsupported",
     exitCode: EXIT.usage,
-    pattern: /(Model architectures .* are not supported.*|.*does not recognize this architecture.*)/,
+    pattern: /(Model architectures \[.*?\] are not supported|.*does not recognize this architecture)/,
     reason: ([what]) => `this vLLM does not know the model: ${what.trim()}`,
     hint: () => "Choose a model from https://docs.vllm.ai/en/latest/models/supported_models.html",
   },
@@ -120,6 +128,14 @@ const RULES: readonly Rule[] = [
     pattern: /(Failed to infer device type|No CUDA GPUs are available|CUDA driver version is insufficient)/,
     reason: ([what]) => `vLLM found no usable GPU: ${what}`,
     hint: () => "See what nvidia-smi says, or use the CPU build: kivi install --create PATH --device cpu",
+  },
+  {
+    // What vLLM's checks of its configuration say: too general to stand before any of the others.
+    code: "vllm-configuration",
+    exitCode: EXIT.usage,
+    pattern: /^\s*Value error, (.+)/,
+    reason: ([, what]) => `vLLM refused its configuration: ${what}`,
+    hint: () => "Change the setting it names; words after -- go to vLLM, see vllm serve --help=all",
   },
 ];
 
@@ -156,7 +172,7 @@ export class FailureWatch {
     const match = rule === undefined ? undefined : this.#matches.get(rule);
     if (rule !== undefined && match !== undefined) {
       const { code, exitCode } = rule;
-      return { code, exitCode, reason: rule.reason(match, about), hint: rule.hint(match, about) };
+      return { code, exitCode, reason: tidy(rule.reason(match, about)), hint: rule.hint(match, about) };
     }
     if (end.signal === "SIGKILL" || end.exitCode === 137) {
       return {
