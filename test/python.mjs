@@ -18,7 +18,7 @@ function untestedKernels() {
   );
   return pythonFiles("triton-kernels").filter((name) => {
     const isKernel = readFileSync(join(folder, name), "utf8").includes("@triton.jit");
-    const word = new RegExp(`\b${name.replace(/\.py$/, "")}\b`);
+    const word = new RegExp(`\\b${name.replace(/\.py$/, "")}\\b`);
     return isKernel && !tests.some((text) => word.test(text));
   });
 }
