@@ -10,8 +10,8 @@ from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionType
 
 from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, cpu_kernels, use_threads
-from vllm_kivi.backend.cpu.prefill import prefill_row
-from vllm_kivi.backend.metadata import DecodeRows, KiviMetadata
+from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
+from vllm_kivi.backend.metadata import DecodeRows, KiviMetadata, PrefillRow
 from vllm_kivi.cache.staging import Ring
 from vllm_kivi.config import ConfigError
 from vllm_kivi.reference import rotate
@@ -95,36 +95,51 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
             query, key, value = rotate(query.float()), rotate(key), rotate(value)
         result = torch.empty(n, self.num_heads, self.head_size, dtype=torch.float32)
 
-        # Rows that prefill read old tokens of the ring that the write below may overwrite.
-        spans = [self.ring.read(*_span(row.slot.index, row.span_start, row.computed)) for row in meta.prefill]
+        # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
+        # step: every group is closed before any row attends. Old tokens are read before the ring takes the new ones.
+        spans = [self._span(row, key, value) for row in meta.prefill]
         self.ring.write(meta.staged_slots, meta.staged_positions, key[meta.staged_tokens], value[meta.staged_tokens])
-        for row, (old_key, old_value) in zip(meta.prefill, spans, strict=True):
+        for row, (span_key, span_value) in zip(meta.prefill, spans, strict=True):
+            close_groups(self._kernels, self.layout, kv_cache, row, span_key, span_value)
+        if meta.decode is not None:
+            self._close_groups(meta.decode, kv_cache)
+            self._decode(meta.decode, query, kv_cache, result)
+        for row, (span_key, span_value) in zip(meta.prefill, spans, strict=True):
             tokens = slice(row.first_token, row.first_token + row.length - row.computed)
-            span_key = torch.cat([old_key, key[tokens].float()])
-            span_value = torch.cat([old_value, value[tokens].float()])
-            result[tokens] = prefill_row(
+            result[tokens] = attend_row(
                 self._kernels, self.layout, kv_cache, row, query[tokens], span_key, span_value, self.scale
             )
-        if meta.decode is not None:
-            self._decode(meta.decode, query, kv_cache, result)
 
         if self.config.rotation:
             result = rotate(result)
         output[:n].copy_(result.view(output[:n].shape))
         return output
 
+    def _span(self, row: PrefillRow, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 [tokens, H, D] keys and values of a row from row.span_start on: from the ring, then of this step."""
+        assert self.ring is not None
+        positions = torch.arange(row.span_start, row.computed)
+        old_key, old_value = self.ring.read(torch.full_like(positions, row.slot.index), positions)
+        tokens = slice(row.first_token, row.first_token + row.length - row.computed)
+        return torch.cat([old_key, key[tokens].float()]), torch.cat([old_value, value[tokens].float()])
+
+    def _close_groups(self, rows: DecodeRows, pages: torch.Tensor) -> None:
+        """Quantize the groups that this step's tokens complete, from the ring into their pages."""
+        if not rows.closing.numel():
+            return
+        assert self.ring is not None
+        group, block_size = self.layout.key_group, self.layout.block_size
+        first = rows.lengths[rows.closing] - group
+        positions = first[:, None] + torch.arange(group)
+        key, value = self.ring.read(rows.slots[rows.closing][:, None].expand_as(positions), positions)
+        blocks = rows.block_table[rows.closing, first // block_size].long()
+        self._kernels.store(
+            pages.numpy(), blocks.numpy(), (first % block_size // group).numpy(), key.numpy(), value.numpy()
+        )
+
     def _decode(self, rows: DecodeRows, query: torch.Tensor, pages: torch.Tensor, result: torch.Tensor) -> None:
         assert self.ring is not None
-        layout, ring = self.layout, self.ring
-        if rows.closing.numel():
-            group = layout.key_group
-            first = rows.lengths[rows.closing] - group
-            positions = first[:, None] + torch.arange(group)
-            key, value = ring.read(rows.slots[rows.closing][:, None].expand_as(positions), positions)
-            blocks = rows.block_table[rows.closing, first // layout.block_size].long()
-            self._kernels.store(
-                pages.numpy(), blocks.numpy(), (first % layout.block_size // group).numpy(), key.numpy(), value.numpy()
-            )
+        ring = self.ring
         count = rows.tokens.numel()
         everyone = count == result.shape[0]
         q = (query if everyone else query[rows.tokens]).float().contiguous()
@@ -138,11 +153,6 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         )  # fmt: skip
         if not everyone:
             result[rows.tokens] = out
-
-
-def _span(slot: int, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    positions = torch.arange(start, end)
-    return torch.full_like(positions, slot), positions
 
 
 def _array(ring: torch.Tensor) -> np.ndarray:

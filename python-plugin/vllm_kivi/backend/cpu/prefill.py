@@ -15,7 +15,29 @@ SLAB_TOKENS = 4096
 _MASKED = -1e30  # finite, so that a query without open tokens gets weight 0 in the merge instead of NaN
 
 
-def prefill_row(
+def close_groups(
+    kernels: CpuKernels,
+    layout: CacheLayout,
+    pages: torch.Tensor,
+    row: PrefillRow,
+    span_key: torch.Tensor,
+    span_value: torch.Tensor,
+) -> None:
+    """Quantize the groups that a row's tokens complete into its pages; span_key, span_value as for :func:`attend_row`."""
+    group = layout.key_group
+    first, last = row.computed // group, row.length // group
+    if first == last:
+        return
+    tokens = slice(first * group - row.span_start, last * group - row.span_start)
+    starts = torch.arange(first, last) * group
+    blocks = row.block_ids[starts // layout.block_size].long()
+    in_block = starts % layout.block_size // group
+    key = span_key[tokens].unflatten(0, (last - first, group)).contiguous()
+    value = span_value[tokens].unflatten(0, (last - first, group)).contiguous()
+    kernels.store(pages.numpy(), blocks.numpy(), in_block.numpy(), key.numpy(), value.numpy())
+
+
+def attend_row(
     kernels: CpuKernels,
     layout: CacheLayout,
     pages: torch.Tensor,
@@ -25,16 +47,15 @@ def prefill_row(
     span_value: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """Close the row's full groups, then attend.
+    """Attention of a row's queries, once all groups of the step are closed.
 
     Args:
-        pages: uint8 [blocks, H, record_bytes], changed in place.
+        pages: uint8 [blocks, H, record_bytes].
         query: [n, Hq, D]; span_key, span_value: float32 [row.length - row.span_start, H, D] from row.span_start on.
 
     Returns:
         float32 [n, Hq, D].
     """
-    _close_groups(kernels, layout, pages, row, span_key, span_value)
     n, heads_q, d = query.shape
     heads = span_key.shape[1]
     q = query.float().view(n, heads, heads_q // heads, d).permute(1, 2, 0, 3).contiguous()  # [H, R, n, D]
@@ -52,27 +73,6 @@ def prefill_row(
         out[:, :, at], lse[:, :, at] = _attend(q[:, :, at], key[:, tokens], value[:, tokens], scale, mask)
     _attend_closed(kernels, layout, pages, row, q, out, lse, scale)
     return out.permute(2, 0, 1, 3).reshape(n, heads_q, d)
-
-
-def _close_groups(
-    kernels: CpuKernels,
-    layout: CacheLayout,
-    pages: torch.Tensor,
-    row: PrefillRow,
-    span_key: torch.Tensor,
-    span_value: torch.Tensor,
-) -> None:
-    group = layout.key_group
-    first, last = row.computed // group, row.length // group
-    if first == last:
-        return
-    tokens = slice(first * group - row.span_start, last * group - row.span_start)
-    starts = torch.arange(first, last) * group
-    blocks = row.block_ids[starts // layout.block_size].long()
-    in_block = starts % layout.block_size // group
-    key = span_key[tokens].unflatten(0, (last - first, group)).contiguous()
-    value = span_value[tokens].unflatten(0, (last - first, group)).contiguous()
-    kernels.store(pages.numpy(), blocks.numpy(), in_block.numpy(), key.numpy(), value.numpy())
 
 
 def _attend_closed(
