@@ -23,7 +23,7 @@ def close_groups(
     span_key: torch.Tensor,
     span_value: torch.Tensor,
 ) -> None:
-    """Quantize the groups that a row's tokens complete into its pages; span_key, span_value as for :func:`attend_row`."""
+    """Quantize the groups that a row's tokens complete into its pages; the spans are as for :func:`attend_row`."""
     group = layout.key_group
     first, last = row.computed // group, row.length // group
     if first == last:
