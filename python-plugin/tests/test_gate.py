@@ -1,0 +1,137 @@
+"""What an engine's configuration may ask for together with KIVI, on vLLM's own configuration objects."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from engine_configs import DEEPSEEK, ENCODER_DECODER, LLAMA, MISTRAL, engine_config
+
+import vllm_kivi
+from vllm_kivi.config import PRESETS
+from vllm_kivi.report import staging_bytes
+from vllm_kivi.settings import config_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> None:
+    vllm_kivi.register()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_carried_by_vllms_own_configuration(folder: Path, preset: str) -> None:
+    config = engine_config(folder, kv_cache_dtype=f"kivi_{preset}")
+    assert config.cache_config.cache_dtype == f"kivi_{preset}"
+    assert config.cache_config.block_size == 128
+    assert config_of(config) == PRESETS[preset]
+
+
+def test_settings_are_carried_too(folder: Path) -> None:
+    given = {"key_group": 256, "value_group": 32, "window": 40, "rotation": True, "clipping": True}
+    config = engine_config(folder, kv_cache_dtype="kivi_k4v4", additional_config={"kivi": given, "other": 1})
+    assert config.cache_config.block_size == 256
+    settings = config_of(config).describe()
+    assert {name: settings[name] for name in given} == given
+
+
+def test_a_block_size_of_several_groups_is_kept(folder: Path) -> None:
+    config = engine_config(folder, kv_cache_dtype="kivi_k4v4", block_size=256)
+    assert config.cache_config.block_size == 256
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            {"block_size": 64},
+            "key_group 128 does not divide the block size 64: use a block size that is a multiple of 128",
+        ),
+        ({"block_size": 192}, "key_group 128 does not divide the block size 192"),
+        ({"additional_config": {"kivi": {"key_group": 96}}}, "key_group must be 32, 64, 128 or 256 tokens, found 96"),
+        (
+            {"additional_config": {"kivi": {"value_group": 48}}},
+            "value_group 48 does not divide the head size 64: use one of",
+        ),
+        ({"additional_config": {"kivi": {"window": "x"}}}, "window must be a whole number, found 'x'"),
+        ({"additional_config": {"kivi": {"windw": 3}}}, r"unknown setting 'windw' \(did you mean 'window'\?\)"),
+        ({"additional_config": {"kivi": []}}, r"'kivi' must be an object of settings, found \[\]"),
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}},
+            "KIVI refuses: speculative decoding",
+        ),
+        (
+            {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
+            "KIVI refuses: KV connectors do not carry open groups",
+        ),
+        ({"runner": "pooling"}, "KIVI refuses: the runner type is 'pooling'"),
+        ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "KIVI refuses: pipeline"),
+        ({"calculate_kv_scales": True}, "KIVI refuses: --calculate-kv-scales belongs to fp8"),
+    ],
+)
+def test_refused_with_the_reason(folder: Path, args: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine_config(folder, kv_cache_dtype="kivi_k4v4", **args)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (DEEPSEEK, r"KIVI refuses: deepseek_v2 uses latent attention \(MLA\)"),
+        (MISTRAL, "KIVI refuses: mistral has sliding-window layers"),
+        (ENCODER_DECODER, "KIVI refuses: llama is an encoder-decoder model"),
+        ({**LLAMA, "head_dim": 60}, "KIVI refuses: head_size is 60; a positive multiple of 8 is needed"),
+    ],
+    ids=["MLA", "sliding window", "encoder-decoder", "head size"],
+)
+def test_models_refused_with_the_reason(folder: Path, model: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine_config(folder, model, kv_cache_dtype="kivi_k4v4")
+    engine_config(folder, model)  # and served by vLLM itself
+
+
+def test_several_reasons_come_at_once(folder: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"sliding-window layers.*; --calculate-kv-scales belongs to fp8. Serve without"
+    ):
+        engine_config(folder, MISTRAL, kv_cache_dtype="kivi_k2v2", calculate_kv_scales=True)
+
+
+def test_settings_without_the_dtype_are_refused(folder: Path) -> None:
+    with pytest.raises(
+        ValueError, match="'kivi' settings but KIVI is not asked for: add --kv-cache-dtype, one of kivi_k4v4"
+    ):
+        engine_config(folder, additional_config={"kivi": {"window": 1}})
+
+
+def test_more_sequences_than_staging_can_pay_for_are_lowered_visibly(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    memory = 8 << 20
+    config = engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=memory, max_num_seqs=256)
+    one = config_of(config).staging_bytes_per_sequence(1, 64, 2, layers=2)
+    assert config.scheduler_config.max_num_seqs == memory // 4 // one - 1 == 31
+    assert staging_bytes(config) <= memory // 4
+    assert any("KIVI lowers max_num_seqs from 256 to 31" in record.getMessage() for record in caplog.records)
+
+
+def test_affordable_sequences_are_left_alone(folder: Path) -> None:
+    assert engine_config(folder, kv_cache_dtype="kivi_k4v4").scheduler_config.max_num_seqs == 8
+
+
+def test_no_memory_for_one_open_group_is_refused_with_what_is_enough(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"raise --kv-cache-memory-bytes to at least (\d+)") as caught:
+        engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=400_000)
+    enough = int(str(caught.value).split("at least ")[1].split()[0])
+    config = engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=enough)
+    assert config.scheduler_config.max_num_seqs == 1
+
+
+def test_the_model_folder_is_what_was_meant(folder: Path) -> None:
+    engine_config(folder)
+    assert json.loads((folder / "config.json").read_text()) == LLAMA
