@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_kivi.kernels.helpers import check_layout, dot_type, load_pairs, part_scale, unpack
+from vllm_kivi.kernels.helpers import check_layout, decode_scale, decode_zero, dot_type, load_pairs, part_scale, unpack
 from vllm_kivi.kernels.merge import groups_of_a_split, merge_splits
 from vllm_kivi.layout import CacheLayout
 
@@ -99,8 +99,25 @@ def _fold_key_scale(query, record, group, LAYOUT: tl.constexpr, DOT: tl.constexp
 
 
 @triton.jit
-def _add_values_folded(acc, p, keep, record, token, LAYOUT: tl.constexpr, DOT: tl.constexpr):
+def _load_value_pairs(record, token, LAYOUT: tl.constexpr):
+    """Still encoded zeros and scales of the values of ``token``, group after group: a tuple of int32 [tokens].
+
+    Too narrow for the pipeline of asynchronous copies, so loaded ahead of the scores and decoded after them.
+    """
+    GROUPS: tl.constexpr = LAYOUT.channel_groups
+    zeros = (record + LAYOUT.value_zeros_offset).to(tl.pointer_type(tl.uint16)) + token * GROUPS
+    scales = record + LAYOUT.value_scales_offset + token * GROUPS
+    pairs = ()
+    for g in tl.static_range(GROUPS):
+        pairs += (tl.load(zeros + g).to(tl.int32), tl.load(scales + g).to(tl.int32))
+    return pairs
+
+
+@triton.jit
+def _add_values_folded(acc, p, keep, record, token, pairs, LAYOUT: tl.constexpr, DOT: tl.constexpr):
     """Accumulate p [M, tokens] times the values of ``token`` (int32 [tokens] of the block): scales folded into p.
+
+    pairs: of :func:`_load_value_pairs`.
 
     acc: tuple of f32 [M, W], the accumulators in channel order; that of part i holds 2^(bits * i) times its sum.
     """
@@ -110,18 +127,15 @@ def _add_values_folded(acc, p, keep, record, token, LAYOUT: tl.constexpr, DOT: t
     WIDTH: tl.constexpr = _value_width(LAYOUT)
     PIECES: tl.constexpr = BYTES // WIDTH  # accumulators of a part
     EACH: tl.constexpr = LAYOUT.value_group // WIDTH  # accumulators of a channel group
-    zeros = (record + LAYOUT.value_zeros_offset).to(tl.pointer_type(tl.uint16))
-    scales = record + LAYOUT.value_scales_offset
     w = tl.arange(0, acc[0].shape[1])
     packed = ()
     for i in tl.static_range(PIECES):
         at = record + LAYOUT.value_codes_offset + token[:, None] * BYTES + (i * WIDTH + w)[None, :]
-        packed += (tl.load(at, mask=(token >= 0)[:, None] & (w < WIDTH)[None, :], other=0),)
+        packed += (tl.load(at, mask=(w < WIDTH)[None, :], other=0),)
     new = ()
     for g in tl.static_range(GROUPS):
-        zero, scale = load_pairs(zeros, scales, token * GROUPS + g, token >= 0)
-        weights = (p * scale[None, :]).to(DOT)
-        bias = tl.sum(p * zero[None, :], 1)
+        weights = (p * decode_scale(pairs[2 * g], pairs[2 * g + 1])[None, :]).to(DOT)
+        bias = tl.sum(p * decode_zero(pairs[2 * g])[None, :], 1)
         for i in tl.static_range(EACH):
             # Accumulator g * EACH + i is of part (g * EACH + i) // PIECES; a name would make the index a tensor.
             codes = unpack(packed[(g * EACH + i) % PIECES], (g * EACH + i) // PIECES, BITS, DOT)
@@ -174,19 +188,22 @@ def _closed_groups(
     high = tl.full(m.shape, float("-inf"), tl.float32)
     total = tl.zeros(m.shape, tl.float32)
     for tile in range(first * (G // TOKENS), last * (G // TOKENS)):
-        token = tile * TOKENS % LAYOUT.block_size + t  # of the block
-        group = tile * TOKENS % LAYOUT.block_size // G
+        start = tile * TOKENS % LAYOUT.block_size
+        token = tl.multiple_of(start, TOKENS) + t  # of the block; told so that rows of codes load as vectors
+        group = start // G
         block = tl.load(block_table + tile * TOKENS // LAYOUT.block_size).to(tl.int64)
         record = pages + block * stride_page
+        if FOLDS:
+            pairs = _load_value_pairs(record, token, LAYOUT)
         folded, bias = _fold_key_scale(q, record, group, LAYOUT, DOT)
         at = record + LAYOUT.key_codes_offset + j[:, None] * LAYOUT.block_size + token[None, :]
-        packed = tl.load(at, mask=(j < KEY_WIDTH)[:, None] & (t >= 0)[None, :], other=0)
+        packed = tl.load(at, mask=(j < KEY_WIDTH)[:, None], other=0)
         scores = tl.zeros([m.shape[0], TOKENS], tl.float32) + bias[:, None]
         for part in tl.static_range(8 // LAYOUT.key_bits):
             scores = tl.dot(folded[part], unpack(packed, part, LAYOUT.key_bits, DOT), scores, input_precision="ieee")
         p, keep, high, total = _softmax_step(scores, high, total)
         if FOLDS:
-            acc = _add_values_folded(acc, p, keep, record, token, LAYOUT, DOT)
+            acc = _add_values_folded(acc, p, keep, record, token, pairs, LAYOUT, DOT)
         else:
             acc = _add_values_dequantized(acc, p, keep, record, token, LAYOUT, DOT)
     tl.store(to_lse, high + tl.log2(total), mask=m < ROWS)
@@ -346,7 +363,7 @@ def decode(
         LAYOUT=layout,
         ROWS=query_heads // heads,
         TOKENS=min(layout.key_group, 64 if layout.head_size > 128 else 128),
-        OPEN_TOKENS=32 if layout.head_size > 128 else 64,
+        OPEN_TOKENS=16 if layout.head_size > 128 else 32,
         MIN_GROUPS=min_groups,
         DOT=dot_type(ring_key.dtype),
         num_warps=4,

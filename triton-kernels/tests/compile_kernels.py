@@ -4,7 +4,8 @@
 
 Goes through the launchers with CPU tensors, so that what is compiled is what a GPU would be handed; only the launch
 itself is left out. Prints one JSON object a kernel:
-name, shared (bytes), registers, local (bytes of spilled registers a thread).
+kernel, shared (bytes), byte_loads (instructions that load single bytes from global memory), registers, local (bytes of
+spilled registers a thread).
 """
 
 from __future__ import annotations
@@ -61,11 +62,13 @@ def compile_only(arch: int) -> None:
     def launcher(kernel: JITFunction, grid: Any) -> Any:
         def launch(*args: Any, **options: Any) -> None:
             compiled = kernel.run(*args, grid=grid, warmup=True, **options)
-            name = kernel.fn.__name__
-            print(
-                json.dumps({"kernel": name, "shared": compiled.metadata.shared, **resources(compiled.asm["cubin"])}),
-                flush=True,
-            )
+            found = {
+                "kernel": kernel.fn.__name__,
+                "shared": compiled.metadata.shared,
+                "byte_loads": compiled.asm["ptx"].count("ld.global.b8"),
+                **resources(compiled.asm["cubin"]),
+            }
+            print(json.dumps(found), flush=True)
 
         return launch
 
