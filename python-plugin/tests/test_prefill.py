@@ -26,7 +26,7 @@ def one_row(case: Case, computed: int, length: int, window: int, hit: int) -> tu
 
 
 def run(case: Case, computed: int, length: int, window: int, hit: int, generator: torch.Generator) -> None:
-    """Prefill of tokens [computed, length) after ``hit`` tokens of a prefix, compared at all edges and every fifth query."""
+    """Prefill of tokens [computed, length) after a prefix of ``hit``, compared at all edges and every fifth query."""
     layout, group = case.layout, case.layout.key_group
     row, block_ids = one_row(case, computed, length, window, hit)
     key, value = random_kv(case, length, generator)
