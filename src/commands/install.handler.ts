@@ -43,7 +43,7 @@ function render(out: Output, report: InstallReport): void {
   out.result(
     `   vLLM ${status.vllm} (Python ${venv.pythonVersion}) loads it; presets: ${status.presets.join(", ")}`,
   );
-  out.result(`   next: kivi serve MODEL, or ${venv.bin("vllm")} serve MODEL --kv-cache-dtype kivi_k4v4`);
+  out.result(`   next: kivi serve MODEL --venv ${venv.path}`);
 }
 
 export async function handler(input: InstallInput, context: Context): Promise<Outcome> {

@@ -18,13 +18,13 @@ without any quantization; a key that lands on the other side of a rounding edge 
 
 CASES = {
     "k4v4-d64-gqa3": (TinyModel(64, 2, 3), "kivi_k4v4", "float32", {}),
-    "k2v2-d128-gqa4": (TinyModel(128, 1, 4), "kivi_k2v2", "float32", {}),
+    "k2v2-d128-gqa4": (TinyModel(128, 1, 4), "kivi_k2v2", "float32", {"window": 0}),
     "k4v2-d64-gqa8-window": (TinyModel(64, 1, 8), "kivi_k4v2", "float32", {"window": 40}),
-    "k4v4-d64-mha-rotated-g64": (
+    "k4v4-d64-mha-plain-g64": (
         TinyModel(64, 2, 1),
         "kivi_k4v4",
         "float32",
-        {"rotation": True, "clipping": True, "key_group": 64},
+        {"rotation": False, "clipping": True, "key_group": 64},
     ),
     "k4v4-d64-gqa3-bf16": (TinyModel(64, 2, 3), "kivi_k4v4", "bfloat16", {}),
     "k4v2-d128-gqa4-bf16": (TinyModel(128, 1, 4), "kivi_k4v2", "bfloat16", {}),

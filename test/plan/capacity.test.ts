@@ -54,7 +54,7 @@ describe("capacity", () => {
     expect(cache.k4v4?.bytesPerToken).toBe(32 * 8 * 137);
     expect(cache.k2v2?.bytesPerToken).toBe(32 * 8 * 88);
     expect(cache.k4v4?.stagingBytes).toBe(257 * 128 * 32 * 8 * 128 * 2 * 2);
-    expect(cache.k2v2?.stagingBytes).toBe(257 * 32 * 32 * 8 * 128 * 2 * 2);
+    expect(cache.k2v2?.stagingBytes).toBe(257 * (32 + 128) * 32 * 8 * 128 * 2 * 2);
     const left = (cache.bf16?.cacheBytes ?? 0) - (cache.k4v4?.stagingBytes ?? 0);
     expect(cache.k4v4?.tokens).toBe(Math.floor(left / (32 * 8 * 137 * 128)) * 128);
   });

@@ -42,8 +42,8 @@ describe("kivi plan", () => {
       bf16       131,072  1.00x        -      902,064  1.00x            110
       fp8         65,536  0.50x        -    1,804,144  2.00x            220
       k4v4        35,072  0.27x  4.0 GiB    3,248,256  3.60x            396
-      k4v2        28,416  0.22x  4.0 GiB    4,009,088  4.44x            489
-      k2v2        22,528  0.17x  1.0 GiB    5,200,512  5.77x            634
+      k4v2        28,416  0.22x  8.0 GiB    3,857,408  4.28x            470
+      k2v2        22,528  0.17x  5.0 GiB    5,009,152  5.55x            611
 
       Staging keeps the open group of 256 sequences in full precision (--max-num-seqs).
       "

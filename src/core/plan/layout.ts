@@ -17,8 +17,8 @@ export interface Preset {
 
 export const PRESETS = {
   k4v4: { keyBits: 4, valueBits: 4, keyGroup: 128, valueGroup: 64, window: 0 },
-  k4v2: { keyBits: 4, valueBits: 2, keyGroup: 128, valueGroup: 32, window: 0 },
-  k2v2: { keyBits: 2, valueBits: 2, keyGroup: 32, valueGroup: 32, window: 0 },
+  k4v2: { keyBits: 4, valueBits: 2, keyGroup: 128, valueGroup: 32, window: 128 },
+  k2v2: { keyBits: 2, valueBits: 2, keyGroup: 32, valueGroup: 32, window: 128 },
 } as const satisfies Record<string, Preset>;
 
 export type PresetName = keyof typeof PRESETS;
