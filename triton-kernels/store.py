@@ -60,7 +60,7 @@ def _error(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
 @triton.jit
 def _tokens(fresh, ring, index, first, t, strides):
     """Where tokens ``t`` of the group at ``first`` lie: whether in ``fresh``, and pointers into both sources."""
-    stride_token, stride_slot, stride_position, ring_tokens = strides
+    stride_token, stride_slot, stride_position, ring_tokens, ring_head = strides
     at = first + t
     if index is not None:
         at = tl.load(index + at)
@@ -68,7 +68,7 @@ def _tokens(fresh, ring, index, first, t, strides):
     if ring is None:
         ring_at = fresh_at
     else:
-        ring_at = ring + ~at // ring_tokens * stride_slot + ~at % ring_tokens * stride_position
+        ring_at = ring + ring_head + ~at // ring_tokens * stride_slot + ~at % ring_tokens * stride_position
     return at >= 0, fresh_at, ring_at
 
 
@@ -183,16 +183,17 @@ def _store_kernel(
         record = pages + block * stride_page + head * LAYOUT.record_bytes
         group = tl.load(group_in_block + n).to(tl.int32)
         first = n * LAYOUT.key_group
-        strides = stride_token, stride_slot, stride_position, ring_tokens
+        # Rings stay arguments: a name that is None in a branch cannot leave it.
+        strides = stride_token, stride_slot, stride_position, ring_tokens, head * stride_ring_head
         if work < KEY_PROGRAMS:
-            ring = None if ring_key is None else ring_key + head * stride_ring_head
             j = work * BYTES + tl.arange(0, BYTES)
-            key_tokens = _tokens(key + head * stride_head, ring, index, first, tl.arange(0, LAYOUT.key_group), strides)
+            key_tokens = _tokens(
+                key + head * stride_head, ring_key, index, first, tl.arange(0, LAYOUT.key_group), strides
+            )
             _store_keys(record, group, key_tokens, j, LAYOUT, RATIOS, ring_key is not None)
         else:
-            ring = None if ring_value is None else ring_value + head * stride_ring_head
             t = (work - KEY_PROGRAMS) * TOKENS + tl.arange(0, TOKENS)
-            value_tokens = _tokens(value + head * stride_head, ring, index, first, t, strides)
+            value_tokens = _tokens(value + head * stride_head, ring_value, index, first, t, strides)
             _store_values(record, group, value_tokens, t, LAYOUT, RATIOS, ring_value is not None, SPAN)
 
 
