@@ -92,8 +92,8 @@ class KiviConfig:
         return settings
 
 
-# Rotation takes k4v4's loss from 1 % to 0.2 % for no bytes, clipping adds nothing at 4 bits; at 2 bits the window halves
-# the loss (SmolLM2-135M, bench/README.md). k4v4 has no window, so that a prefix hit gives exactly what a miss gives.
+# Rotation takes k4v4's loss from 1 % to 0.2 % for no bytes, clipping adds nothing at 4 bits; at 2 bits the window
+# halves the loss (SmolLM2-135M). k4v4 has no window, so that a prefix hit gives exactly what a miss gives.
 PRESETS: dict[str, KiviConfig] = {
     "k4v4": KiviConfig("k4v4", 4, 4, 128, 64, 0, rotation=True, clipping=False),
     "k4v2": KiviConfig("k4v2", 4, 2, 128, 32, 128, rotation=True, clipping=True),

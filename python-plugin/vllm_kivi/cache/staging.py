@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -129,6 +130,14 @@ class Ring:
     def nbytes(self) -> int:
         return self.key.nbytes + self.value.nbytes
 
+    def key_array(self) -> np.ndarray:
+        """The keys as compiled kernels take them: NumPy has no bfloat16, so its bits as uint16."""
+        return _array(self.key)
+
+    def value_array(self) -> np.ndarray:
+        """The values, likewise."""
+        return _array(self.value)
+
     def write(self, slots: torch.Tensor, positions: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write tokens: slots, positions int64 [n]; key, value [n, H, D]."""
         at = positions % self.tokens
@@ -139,3 +148,7 @@ class Ring:
         """Float32 [..., H, D] keys and values of slots, positions int64 [...]."""
         at = positions % self.tokens
         return self.key[slots, :, at].float(), self.value[slots, :, at].float()
+
+
+def _array(ring: torch.Tensor) -> np.ndarray:
+    return ring.view(torch.uint16).numpy() if ring.dtype == torch.bfloat16 else ring.numpy()

@@ -9,7 +9,8 @@ import torch
 from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionType
 
-from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, cpu_kernels, use_threads
+from vllm_kivi.backend.cpu.canary import checked_kernels
+from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, use_threads
 from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
 from vllm_kivi.backend.metadata import DecodeRows, KiviMetadata, PrefillRow
 from vllm_kivi.cache.staging import Ring
@@ -57,13 +58,14 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         self.head_size, self.scale = head_size, float(scale)
         self._slots = vllm_config.scheduler_config.max_num_seqs
         self.ring: Ring | None = None
-        self._kernels: CpuKernels = cpu_kernels(self.layout, num_heads // num_kv_heads, self.config.clipping)
+        self._kernels: CpuKernels | None = None
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
-        """Allocates the ring: during model load, before vLLM decides how many blocks there are."""
+        """Checks the kernels and allocates the ring: during model load, before vLLM counts what memory is left."""
         dtype = torch.bfloat16 if act_dtype == torch.bfloat16 else torch.float32
-        self.ring = Ring(self._slots, self.num_kv_heads, self.config.staging_tokens, self.head_size, dtype)
         use_threads(torch.get_num_threads())
+        self._kernels = checked_kernels(self.layout, self.num_heads // self.num_kv_heads, self.config.clipping, dtype)
+        self.ring = Ring(self._slots, self.num_kv_heads, self.config.staging_tokens, self.head_size, dtype)
 
     def forward(
         self,
@@ -89,6 +91,7 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         if attn_metadata is None:  # vLLM's warm-up
             return output
         assert self.ring is not None
+        assert self._kernels is not None
         meta, n = attn_metadata, attn_metadata.num_tokens
         query, key, value = query[:n], key[:n], value[:n]
         if self.config.rotation:
@@ -128,6 +131,7 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         if not rows.closing.numel():
             return
         assert self.ring is not None
+        assert self._kernels is not None
         group, block_size = self.layout.key_group, self.layout.block_size
         first = rows.lengths[rows.closing] - group
         positions = first[:, None] + torch.arange(group)
@@ -139,6 +143,7 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
 
     def _decode(self, rows: DecodeRows, query: torch.Tensor, pages: torch.Tensor, result: torch.Tensor) -> None:
         assert self.ring is not None
+        assert self._kernels is not None
         ring = self.ring
         count = rows.tokens.numel()
         everyone = count == result.shape[0]
@@ -148,13 +153,8 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         part_out = np.empty((count, splits, self.num_heads, self.head_size), np.float32)
         part_state = np.empty((count, splits, self.num_heads, 2), np.float32)
         self._kernels.decode(
-            out.numpy(), q.numpy(), pages.numpy(), rows.block_table.numpy(), rows.closed.numpy(), _array(ring.key),
-            _array(ring.value), rows.slots.numpy(), rows.lengths.numpy(), np.float32(self.scale), part_out, part_state,
+            out.numpy(), q.numpy(), pages.numpy(), rows.block_table.numpy(), rows.closed.numpy(), ring.key_array(),
+            ring.value_array(), rows.slots.numpy(), rows.lengths.numpy(), np.float32(self.scale), part_out, part_state,
         )  # fmt: skip
         if not everyone:
             result[rows.tokens] = out
-
-
-def _array(ring: torch.Tensor) -> np.ndarray:
-    """A ring as NumPy sees it: NumPy has no bfloat16, so its bits."""
-    return ring.view(torch.uint16).numpy() if ring.dtype == torch.bfloat16 else ring.numpy()

@@ -1,0 +1,94 @@
+"""Start-up canary: every worker stores and reads one known block and compares it with the reference before it serves.
+
+It also compiles the kernels for the types that serving will call them with, so that no request waits for a compiler.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from vllm_kivi import reference
+from vllm_kivi.backend.cpu.kernels import CpuKernels, cpu_kernels
+from vllm_kivi.cache.staging import Ring
+from vllm_kivi.layout import CacheLayout
+
+TOLERANCE = 1e-4
+"""RMS error ratio allowed between kernels and reference, both in float32; 1e-6 is what it is."""
+
+
+class CanaryError(RuntimeError):
+    """The kernels of this worker do not do what the reference says."""
+
+
+@functools.cache
+def checked_kernels(layout: CacheLayout, queries_per_kv: int, clipping: bool, ring_dtype: torch.dtype) -> CpuKernels:
+    """The compiled kernels, once they have agreed with the reference in this process.
+
+    Raises:
+        CanaryError: which step, the layout, and by how much it is off.
+    """
+    kernels = cpu_kernels(layout, queries_per_kv, clipping)
+    generator = torch.Generator().manual_seed(0)
+    tokens, group, d = layout.block_size + 3, layout.key_group, layout.head_size
+    key, value = (torch.randn(tokens, 1, d, generator=generator) for _ in range(2))
+    key[:, :, d // 2] += 8  # an outlier channel, as keys have
+    pages = torch.zeros(2, 1, layout.record_bytes, dtype=torch.uint8)
+    expected = pages.clone()
+    in_block = torch.arange(layout.key_groups)
+    blocks = torch.ones_like(in_block)
+    whole = slice(0, layout.block_size)
+    keys, values = (x[whole].unflatten(0, (layout.key_groups, group)).contiguous() for x in (key, value))
+    kernels.store(pages.numpy(), blocks.numpy(), in_block.numpy(), keys.numpy(), values.numpy())
+    reference.store_groups(layout, expected, blocks, in_block, keys, values, clipping)
+
+    table = torch.ones(1, 1, dtype=torch.int32)
+    want_key, want_value = reference.load_blocks(layout, expected, table[0])
+    got_key, got_value = torch.empty_like(want_key), torch.empty_like(want_value)
+    kernels.load(pages.numpy(), table[0].numpy(), 0, layout.key_groups, got_key.numpy(), got_value.numpy())
+    _compare("storing and loading keys", layout, got_key, want_key)
+    _compare("storing and loading values", layout, got_value, want_value)
+
+    ring = Ring(0, 1, group, d, ring_dtype)
+    positions = torch.arange(layout.block_size, tokens)
+    ring.write(torch.zeros_like(positions), positions, key[positions], value[positions])
+    open_key, open_value = ring.read(torch.zeros_like(positions), positions)
+    query = torch.randn(1, queries_per_kv, d, generator=generator)
+    out, scale = torch.empty_like(query), d**-0.5
+    kernels.decode(
+        out.numpy(),
+        query.numpy(),
+        pages.numpy(),
+        table.numpy(),
+        np.array([layout.block_size]),
+        ring.key_array(),
+        ring.value_array(),
+        np.array([0]),
+        np.array([tokens]),
+        np.float32(scale),
+        np.empty((1, 1, queries_per_kv, d), np.float32),
+        np.empty((1, 1, queries_per_kv, 2), np.float32),
+    )
+    want = reference.attend(
+        layout,
+        expected,
+        table[0],
+        layout.block_size,
+        query[0],
+        open_key.transpose(0, 1),
+        open_value.transpose(0, 1),
+        scale,
+    )
+    _compare("decoding", layout, out[0], want)
+    return kernels
+
+
+def _compare(step: str, layout: CacheLayout, got: torch.Tensor, want: torch.Tensor) -> None:
+    error = ((got - want).pow(2).mean() / want.pow(2).mean()).sqrt().item()
+    if not error < TOLERANCE:
+        raise CanaryError(
+            f"KIVI refuses: the start-up canary failed in {step}: RMS error ratio {error:.3g} (allowed {TOLERANCE:g}) "
+            f"with {layout}. The compiled kernels of this environment are wrong: re-install with kivi install --force"
+        )
