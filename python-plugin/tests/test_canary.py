@@ -24,6 +24,15 @@ def test_passes_with_the_kernels_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
     assert check(monkeypatch) == cpu_kernels(CASE.layout, CASE.ratio, CASE.config().clipping)
 
 
+def test_default_dtype_of_a_loading_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM loads a bfloat16 model with bfloat16 as PyTorch's default dtype."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        check(monkeypatch)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_names_the_step_whose_kernel_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     right = cpu_kernels(CASE.layout, CASE.ratio, CASE.config().clipping)
 

@@ -96,7 +96,7 @@ async function serveAndAsk(
   }
 }
 
-/** Every cache, little work in each: an engine's start is most of a cell here. */
+/** Three caches, little work in each: an engine's start is most of a cell here. `kivi bench` measures all of them. */
 async function measure(
   context: Context,
   environment: DemoEnvironment,
@@ -112,6 +112,8 @@ async function measure(
       model: model.path,
       output: join(paths.cacheDir, "demo", "bench.json"),
       text: join(paths.bench, "data", "opticks.txt"),
+      caches: ["bf16", "fp8", "k4v4"],
+      optional: ["fp8"],
       shapes: [{ batch: 4, context: 512, new: 32 }],
       repeats: 2,
       maxWindows: 2,

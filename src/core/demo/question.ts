@@ -1,6 +1,6 @@
 import type { Message } from "./ask.js";
 
-export const DEFAULT_QUESTION = "What is the name of the man who keeps the lighthouse?";
+export const DEFAULT_QUESTION = "What is the lighthouse built from?";
 
 /** Long enough that the answer has to be read from a closed, quantized group; written for this purpose. */
 const LETTER = `Dear Anna, we reached the island on Tuesday after two days of rain. The harbour is small, and the fishermen \

@@ -32,8 +32,12 @@ def checked_kernels(layout: CacheLayout, queries_per_kv: int, clipping: bool, ri
     """
     kernels = cpu_kernels(layout, queries_per_kv, clipping)
     generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:  # vLLM changes the default dtype while it loads a model
+        return torch.randn(*shape, generator=generator, dtype=torch.float32)
+
     tokens, group, d = layout.block_size + 3, layout.key_group, layout.head_size
-    key, value = (torch.randn(tokens, 1, d, generator=generator) for _ in range(2))
+    key, value = random(tokens, 1, d), random(tokens, 1, d)
     key[:, :, d // 2] += 8  # an outlier channel, as keys have
     pages = torch.zeros(2, 1, layout.record_bytes, dtype=torch.uint8)
     expected = pages.clone()
@@ -55,7 +59,7 @@ def checked_kernels(layout: CacheLayout, queries_per_kv: int, clipping: bool, ri
     positions = torch.arange(layout.block_size, tokens)
     ring.write(torch.zeros_like(positions), positions, key[positions], value[positions])
     open_key, open_value = ring.read(torch.zeros_like(positions), positions)
-    query = torch.randn(1, queries_per_kv, d, generator=generator)
+    query = random(1, queries_per_kv, d)
     out, scale = torch.empty_like(query), d**-0.5
     kernels.decode(
         out.numpy(),

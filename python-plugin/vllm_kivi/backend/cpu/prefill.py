@@ -61,7 +61,7 @@ def attend_row(
     q = query.float().view(n, heads, heads_q // heads, d).permute(1, 2, 0, 3).contiguous()  # [H, R, n, D]
     key, value = span_key.transpose(0, 1), span_value.transpose(0, 1)  # [H, span, D]
     out = torch.empty_like(q)
-    lse = torch.empty(q.shape[:-1])
+    lse = torch.empty(q.shape[:-1], dtype=torch.float32)
     for first, last, closed in row.segments:
         at = slice(first - row.computed, last - row.computed)
         tokens = slice(closed - row.span_start, max(last, closed + 1) - row.span_start)
@@ -69,7 +69,7 @@ def attend_row(
             out[:, :, at], lse[:, :, at] = 0.0, _MASKED
             continue
         visible = torch.arange(closed, last) <= torch.arange(first, last)[:, None]
-        mask = torch.zeros(visible.shape).masked_fill_(~visible, _MASKED)
+        mask = torch.zeros(visible.shape, dtype=torch.float32).masked_fill_(~visible, _MASKED)
         out[:, :, at], lse[:, :, at] = _attend(q[:, :, at], key[:, tokens], value[:, tokens], scale, mask)
     _attend_closed(kernels, layout, pages, row, q, out, lse, scale)
     return out.permute(2, 0, 1, 3).reshape(n, heads_q, d)
@@ -90,7 +90,7 @@ def _attend_closed(
     if deepest == 0:
         return
     slab = min(SLAB_TOKENS // group * group, deepest)
-    key = torch.empty(q.shape[0], slab, q.shape[-1])
+    key = torch.empty(q.shape[0], slab, q.shape[-1], dtype=torch.float32)
     value = torch.empty_like(key)
     for start in range(0, deepest, slab):
         end = min(start + slab, deepest)
