@@ -138,13 +138,20 @@ def _unpack_values(page, group, values, G, BITS, PARTS, BYTES, CG, VG, O_VC, O_V
         row, to = page[start : start + BYTES], values[t]
         for part in range(PARTS):
             half = to[part * BYTES : (part + 1) * BYTES]
-            for j in range(BYTES):
-                half[j] = np.float32(np.int32((row[j] >> (BITS * part)) & ((1 << BITS) - 1)))
-        for g in range(CG):
-            z, w = zero[t * CG + g], scale[t * CG + g]
-            span = to[g * VG : (g + 1) * VG]
-            for j in range(VG):
-                span[j] = span[j] * w + z
+            if VG % BYTES == 0:  # the part lies in one channel group: one pass
+                g = t * CG + part * BYTES // VG
+                z, w = zero[g], scale[g]
+                for j in range(BYTES):
+                    half[j] = np.float32(np.int32((row[j] >> (BITS * part)) & ((1 << BITS) - 1))) * w + z
+            else:
+                for j in range(BYTES):
+                    half[j] = np.float32(np.int32((row[j] >> (BITS * part)) & ((1 << BITS) - 1)))
+        if VG % BYTES != 0:
+            for g in range(CG):
+                z, w = zero[t * CG + g], scale[t * CG + g]
+                span = to[g * VG : (g + 1) * VG]
+                for j in range(VG):
+                    span[j] = span[j] * w + z
 
 
 @njit(inline="always")
@@ -163,7 +170,13 @@ def _accumulate(scores, tokens, values, state, acc, D):
     state[1] = state[1] * keep + added
     for c in range(D):
         acc[c] *= keep
-    for t in range(tokens):
+    quads = tokens // 4 * 4  # four rows a pass: acc is loaded and stored a quarter as often
+    for t in range(0, quads, 4):
+        p0, p1, p2, p3 = scores[t], scores[t + 1], scores[t + 2], scores[t + 3]
+        v0, v1, v2, v3 = values[t], values[t + 1], values[t + 2], values[t + 3]
+        for c in range(D):
+            acc[c] += p0 * v0[c] + p1 * v1[c] + p2 * v2[c] + p3 * v3[c]
+    for t in range(quads, tokens):
         p, row = scores[t], values[t]
         for c in range(D):
             acc[c] += p * row[c]
@@ -367,6 +380,7 @@ def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., No
             state[:, 0] = NEGATIVE
             state[:, 1] = np.float32(0)
             zero, scale, scores = np.empty(D, np.float32), np.empty(D, np.float32), np.empty(G, np.float32)
+            folded = np.empty(D, np.float32)
             codes, values = np.empty((D, G), np.float32), np.empty((G, D), np.float32)
             for g_abs in range(first_group, last_group):
                 page = pages[block_table[b, g_abs * G // T], h]
@@ -380,9 +394,12 @@ def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., No
                         bias += q[r, c] * zero[c]
                     scores[:] = bias * sm_scale
                     for c in range(D):
-                        folded, row = q[r, c] * scale[c] * sm_scale, codes[c]
+                        folded[c] = q[r, c] * scale[c] * sm_scale
+                    for c in range(0, D, 4):
+                        f0, f1, f2, f3 = folded[c], folded[c + 1], folded[c + 2], folded[c + 3]
+                        k0, k1, k2, k3 = codes[c], codes[c + 1], codes[c + 2], codes[c + 3]
                         for t in range(G):
-                            scores[t] += folded * row[t]
+                            scores[t] += f0 * k0[t] + f1 * k1[t] + f2 * k2[t] + f3 * k3[t]
                     _accumulate(scores, G, values, state[r], acc[r], D)
             if split == 0:
                 keys = codes.reshape(G, D)
