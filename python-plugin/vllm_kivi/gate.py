@@ -122,10 +122,10 @@ def _check_layout(config: KiviConfig, vllm_config: Any) -> None:
 
 
 def _limit_sequences(config: KiviConfig, vllm_config: Any) -> None:
-    from vllm_kivi.report import cache_memory_bytes, staging_bytes
+    from vllm_kivi.report import cache_memory_bytes, staging_bytes_per_sequence
 
     memory, scheduler = cache_memory_bytes(vllm_config), vllm_config.scheduler_config
-    one = staging_bytes(vllm_config) // (scheduler.max_num_seqs + 1)
+    one = staging_bytes_per_sequence(vllm_config)
     affordable = memory // STAGING_SHARE // one - 1
     if affordable < 1:
         raise ConfigError(

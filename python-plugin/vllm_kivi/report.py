@@ -23,16 +23,22 @@ def cache_memory_bytes(vllm_config: Any) -> int:
     return int(current_platform.get_device_total_memory() * vllm_config.cache_config.gpu_memory_utilization)
 
 
-def staging_bytes(vllm_config: Any) -> int:
-    """Bytes of all rings of this worker: ``max_num_seqs`` slots and one of scratch, in every attention layer."""
+def staging_bytes_per_sequence(vllm_config: Any) -> int:
+    """Bytes of one slot in the rings of every attention layer of this worker."""
+    from vllm_kivi.cache.staging import ring_dtype
+
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
-    one = config_of(vllm_config).staging_bytes_per_sequence(
+    return config_of(vllm_config).staging_bytes_per_sequence(
         model.get_num_kv_heads(parallel),
         model.get_head_size(),
-        _ring_element_bytes(model),
+        ring_dtype(model.dtype).itemsize,
         model.get_num_layers(parallel),
     )
-    return one * (int(vllm_config.scheduler_config.max_num_seqs) + 1)
+
+
+def staging_bytes(vllm_config: Any) -> int:
+    """Bytes of all rings of this worker: ``max_num_seqs`` slots and one of scratch."""
+    return staging_bytes_per_sequence(vllm_config) * (int(vllm_config.scheduler_config.max_num_seqs) + 1)
 
 
 def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
@@ -66,9 +72,3 @@ def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
         "staging_bytes": staging,
     }
     logger.info("%s%s", MARK, json.dumps(line))
-
-
-def _ring_element_bytes(model_config: Any) -> int:
-    import torch
-
-    return 2 if model_config.dtype == torch.bfloat16 else 4

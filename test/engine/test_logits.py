@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from models import TinyModel, write_checkpoint
 from oracle import Oracle
 from support import check_errors, error_ratio, oracle_for, prompt, prompt_logits, settings_of
@@ -38,7 +39,7 @@ def test_prompt_logits_equal_the_oracle(case: str, budget: int, checkpoints: Pat
     checkpoint = write_checkpoint(model, checkpoints)
     oracle, exact = (
         oracle_for(checkpoint, cache_dtype, model.head_size, dtype, **settings),
-        Oracle(checkpoint, None, oracle_dtype(dtype)),
+        Oracle(checkpoint, None, getattr(torch, dtype)),
     )
     window = settings_of(cache_dtype, model.head_size, **settings)["window"]
     prompts = [prompt(length, seed=length) for length in LENGTHS]
@@ -62,9 +63,3 @@ def test_prompt_logits_equal_the_oracle(case: str, budget: int, checkpoints: Pat
             assert error < max(BF16 * effect, 0.02), f"{len(tokens)} tokens: {error} (quantization itself: {effect})"
     if dtype == "float32":
         check_errors(errors)
-
-
-def oracle_dtype(name: str) -> Any:
-    import torch
-
-    return getattr(torch, name)

@@ -35,6 +35,11 @@ class PrefillRow:
     span_start: int
     segments: list[tuple[int, int, int]]
 
+    @property
+    def tokens(self) -> slice:
+        """Its tokens among the step's."""
+        return slice(self.first_token, self.first_token + self.length - self.computed)
+
 
 @dataclass
 class DecodeRows:

@@ -111,13 +111,18 @@ building: ContextVar[SlotPool | None] = ContextVar("kivi_slot_pool", default=Non
 """The pool of the runner whose metadata builders are being made."""
 
 
+def ring_dtype(model_dtype: torch.dtype) -> torch.dtype:
+    """What open tokens wait in: bfloat16 for a bfloat16 model, float32 otherwise (exact for float16 too)."""
+    return torch.bfloat16 if model_dtype == torch.bfloat16 else torch.float32
+
+
 class Ring:
     """One layer's full-precision tokens: position p of a request lies at ``p % tokens`` of its slot's row.
 
     Args:
         slots: capacity of the pool; one more row is scratch.
         tokens: at least key group + window.
-        dtype: bfloat16 for a bfloat16 model, float32 otherwise (exact for float16 too).
+        dtype: see :func:`ring_dtype`.
     """
 
     def __init__(self, slots: int, num_kv_heads: int, tokens: int, head_size: int, dtype: torch.dtype) -> None:

@@ -1,3 +1,4 @@
+import type { KiviSettings } from "../plugin/settings.js";
 import type { CacheName } from "./caches.js";
 import type { Shape } from "./shapes.js";
 
@@ -5,15 +6,6 @@ export const SUITES = ["capacity", "throughput", "perplexity"] as const;
 export type Suite = (typeof SUITES)[number];
 
 export type Device = "cpu" | "cuda";
-
-/** KIVI's settings beside the preset; what is left out keeps the preset's value. */
-export interface KiviSettings {
-  readonly keyGroup?: number | undefined;
-  readonly valueGroup?: number | undefined;
-  readonly window?: number | undefined;
-  readonly rotation?: boolean | undefined;
-  readonly clipping?: boolean | undefined;
-}
 
 /** Everything that decides what a matrix measures. */
 export interface MatrixConfig {

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { pluginSettings } from "../plugin/settings.js";
 import { BASELINE, type CacheName, cacheKind } from "./caches.js";
-import type { KiviSettings, MatrixConfig } from "./config.js";
+import type { MatrixConfig } from "./config.js";
 import type { Environment } from "./environment.js";
 
 /** The JSON document a worker is given (bench/kivi_bench/spec.py). */
@@ -24,18 +25,6 @@ export interface PlannedCell {
   readonly spec: CellSpec;
   readonly specPath: string;
   readonly argv: readonly [string, ...string[]];
-}
-
-function pluginSettings(settings: KiviSettings): Record<string, unknown> {
-  return Object.fromEntries(
-    [
-      ["key_group", settings.keyGroup],
-      ["value_group", settings.valueGroup],
-      ["window", settings.window],
-      ["rotation", settings.rotation],
-      ["clipping", settings.clipping],
-    ].filter(([, value]) => value !== undefined),
-  );
 }
 
 /** Keyword arguments of `vllm.LLM`, the same for every cell but for KIVI's own settings. */

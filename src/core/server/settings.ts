@@ -1,21 +1,17 @@
 import { usageError } from "../../shared/errors.js";
+import { type KiviSettings, pluginSettings } from "../plugin/settings.js";
 import type { InstalledVllm, Venv } from "../venv/index.js";
 
 export const PRESETS = ["k4v4", "k4v2", "k2v2"] as const;
 export type Preset = (typeof PRESETS)[number];
 
 /** What one server is started with. */
-export interface ServerSettings {
+export interface ServerSettings extends KiviSettings {
   /** A folder or a name on a model hub. */
   readonly model: string;
   readonly host: string;
   readonly port: number;
   readonly preset: Preset;
-  readonly keyGroup?: number | undefined;
-  readonly valueGroup?: number | undefined;
-  readonly window?: number | undefined;
-  readonly rotation?: boolean | undefined;
-  readonly clipping?: boolean | undefined;
   /** Handed to vLLM as they are. */
   readonly vllmArgs: readonly string[];
 }
@@ -108,12 +104,6 @@ function withAdditionalConfig(words: readonly string[], kivi: Record<string, unk
   return Object.keys(config).length === 0 ? rest : [...rest, "--additional-config", JSON.stringify(config)];
 }
 
-function kiviSettings(settings: ServerSettings): Record<string, unknown> {
-  const { keyGroup, valueGroup, window, rotation, clipping } = settings;
-  const named = { key_group: keyGroup, value_group: valueGroup, window, rotation, clipping };
-  return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined));
-}
-
 function entryPoint(venv: Venv, vllm: InstalledVllm, model: string): [string, ...string[]] {
   if (vllm.distribution === "vllm") return [venv.bin("vllm"), "serve", model];
   // The `vllm` program asks for the metadata of a distribution of that very name and ends at once where the
@@ -136,6 +126,6 @@ export function serverCommand(
     settings.host,
     "--port",
     String(settings.port),
-    ...withAdditionalConfig(settings.vllmArgs, kiviSettings(settings)),
+    ...withAdditionalConfig(settings.vllmArgs, pluginSettings(settings)),
   ];
 }

@@ -13,7 +13,7 @@ from vllm_kivi.backend.cpu.canary import checked_kernels
 from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, use_threads
 from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
 from vllm_kivi.backend.metadata import DecodeRows, KiviMetadata, PrefillRow
-from vllm_kivi.cache.staging import Ring
+from vllm_kivi.cache.staging import Ring, ring_dtype
 from vllm_kivi.config import ConfigError
 from vllm_kivi.reference import rotate
 from vllm_kivi.settings import config_of
@@ -62,7 +62,7 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Checks the kernels and allocates the ring: during model load, before vLLM counts what memory is left."""
-        dtype = torch.bfloat16 if act_dtype == torch.bfloat16 else torch.float32
+        dtype = ring_dtype(act_dtype)
         use_threads(torch.get_num_threads())
         self._kernels = checked_kernels(self.layout, self.num_heads // self.num_kv_heads, self.config.clipping, dtype)
         self.ring = Ring(self._slots, self.num_kv_heads, self.config.staging_tokens, self.head_size, dtype)
@@ -108,9 +108,8 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
             self._close_groups(meta.decode, kv_cache)
             self._decode(meta.decode, query, kv_cache, result)
         for row, (span_key, span_value) in zip(meta.prefill, spans, strict=True):
-            tokens = slice(row.first_token, row.first_token + row.length - row.computed)
-            result[tokens] = attend_row(
-                self._kernels, self.layout, kv_cache, row, query[tokens], span_key, span_value, self.scale
+            result[row.tokens] = attend_row(
+                self._kernels, self.layout, kv_cache, row, query[row.tokens], span_key, span_value, self.scale
             )
 
         if self.config.rotation:
@@ -123,8 +122,7 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         assert self.ring is not None
         positions = torch.arange(row.span_start, row.computed)
         old_key, old_value = self.ring.read(torch.full_like(positions, row.slot.index), positions)
-        tokens = slice(row.first_token, row.first_token + row.length - row.computed)
-        return torch.cat([old_key, key[tokens].float()]), torch.cat([old_value, value[tokens].float()])
+        return torch.cat([old_key, key[row.tokens].float()]), torch.cat([old_value, value[row.tokens].float()])
 
     def _close_groups(self, rows: DecodeRows, pages: torch.Tensor) -> None:
         """Quantize the groups that this step's tokens complete, from the ring into their pages."""
