@@ -14,12 +14,13 @@ from vllm_kivi.layout import CacheLayout
 KEY_GROUPS = (32, 64, 128, 256)
 """Key groups the kernels are built for: tiles are powers of two and the contraction of a dot is at least 16."""
 
+PER_ROW = ["query_start", "seq_lens", "block_table", "slots", "readable_from", "slot_mapping"]
+"""Arguments that are parts of a batch's tensors: kernels must not be compiled anew for where a part begins."""
+
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 _F32_EXPONENT_SHIFT = tl.constexpr((127 - 15) << 23)
-_F32_INTEGER_BITS = tl.constexpr(0x4B000000)  # 2^23 as float32: its mantissa counts in ones
-_F32_INTEGER = tl.constexpr(8388608.0)
-_F16_INTEGER_BITS = tl.constexpr(0x6400)  # 2^10 as float16, likewise
+_F16_INTEGER_BITS = tl.constexpr(0x6400)  # 2^10 as float16: its mantissa counts in ones
 _F16_INTEGER = tl.constexpr(1024.0)
 
 
@@ -33,27 +34,93 @@ def dot_type(dtype: torch.dtype) -> tl.dtype:
     return tl.bfloat16 if dtype == torch.bfloat16 and not INTERPRETED else tl.float32
 
 
+WIDE_DOT = tl.constexpr(dot_type(torch.bfloat16))
+"""Operands that float16 might not hold."""
+
+
 def check_layout(layout: CacheLayout) -> None:
     """Raises ValueError for a layout that the kernels are not built for."""
     if layout.key_group not in KEY_GROUPS:
         raise ValueError(f"key_group is {layout.key_group}; the Triton kernels are built for {KEY_GROUPS}")
 
 
-# --- codes ------------------------------------------------------------------------------------------------------------
+@triton.constexpr_function
+def layout_of(SPEC):
+    """The layout of a kernel's constexpr: plain text, because Triton's compile hooks write constexprs as JSON."""
+    return CacheLayout(*[int(size) for size in SPEC.split(":")])
+
+
+# --- rows of a batch --------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def unpack(packed, PART: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr):
-    """Code ``PART`` of each byte, times 2^(BITS * PART), exact in DTYPE; uint8 in, same shape.
+def row_of(tile, query_start, rows, TOKENS: tl.constexpr):
+    """Row and first token (of the row) of a tile, where every row takes start // TOKENS + row as its first tile.
 
-    The code stays where it lies in the byte and becomes a float by or-ing it into the mantissa of 2^23 (2^10 for
-    float16), without an integer-to-float conversion; :func:`part_scale` undoes the factor where a scale is applied.
+    So each row has at least cdiv(its tokens, TOKENS) tiles and the grid is bounded by tokens // TOKENS + rows; tiles
+    past a row's end get a first token past it.
+    """
+    low = 0
+    high = rows - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if tl.load(query_start + middle) // TOKENS + middle <= tile:
+            low = middle
+        else:
+            high = middle - 1
+    return low, (tile - tl.load(query_start + low) // TOKENS - low) * TOKENS
+
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+
+def _unpack_asm(bits: int) -> str:
+    """PTX from four packed bytes ($last) to 8 / bits parts of four float16 each, two registers a part."""
+    parts = 8 // bits
+    lines = [".reg .b32 even, odd, one;", "mov.b32 one, 0x64006400;"]
+    lines += [f"prmt.b32 even, ${2 * parts}, 0, 0x4140;", f"prmt.b32 odd, ${2 * parts}, 0, 0x4342;"]
+    for part in range(parts):
+        mask = ((1 << bits) - 1) << (bits * part)
+        for i, source in enumerate(("even", "odd")):
+            to = f"${2 * part + i}"
+            lines.append(f"lop3.b32 {to}, {source}, {mask | mask << 16:#010x}, one, 0xEA;")  # (source & mask) | one
+            lines.append(f"sub.rn.f16x2 {to}, {to}, one;")
+    return "{ " + " ".join(lines) + " }"
+
+
+_INTERPRETED = tl.constexpr(INTERPRETED)
+_UNPACK_4 = tl.constexpr(_unpack_asm(4))
+_UNPACK_2 = tl.constexpr(_unpack_asm(2))
+
+
+@triton.jit
+def unpack(packed, BITS: tl.constexpr):
+    """All codes of each byte: a tuple of 8 / BITS float16 tensors; part i holds its code times 2^(BITS * i), exactly.
+
+    The code stays where it lies in the byte and becomes a float by or-ing it into the mantissa of 2^10, without an
+    integer-to-float conversion; :func:`part_scale` undoes the factor where a scale is applied.
     """
     tl.static_assert(BITS == 2 or BITS == 4, "codes have 2 or 4 bits")
-    MASK: tl.constexpr = ((1 << BITS) - 1) << (BITS * PART)
-    if tl.float16 == DTYPE:
-        return ((packed & MASK).to(tl.int16) | _F16_INTEGER_BITS).to(tl.float16, bitcast=True) - _F16_INTEGER
-    return (((packed & MASK).to(tl.int32) | _F32_INTEGER_BITS).to(tl.float32, bitcast=True) - _F32_INTEGER).to(DTYPE)
+    # One chain of branches: Triton compiles what follows a branch that returns.
+    if _INTERPRETED:
+        parts = ()
+        for i in tl.static_range(8 // BITS):
+            code = (packed & (((1 << BITS) - 1) << (BITS * i))).to(tl.int16)
+            parts += ((code | _F16_INTEGER_BITS).to(tl.float16, bitcast=True) - _F16_INTEGER,)
+        return parts
+    elif BITS == 4:  # noqa: RET505
+        return tl.inline_asm_elementwise(
+            _UNPACK_4, "=r,=r,=r,=r,r", [packed], dtype=(tl.float16, tl.float16), is_pure=True, pack=4
+        )
+    else:
+        return tl.inline_asm_elementwise(
+            _UNPACK_2,
+            "=r,=r,=r,=r,=r,=r,=r,=r,r",
+            [packed],
+            dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
+            is_pure=True,
+            pack=4,
+        )
 
 
 @triton.constexpr_function

@@ -12,7 +12,7 @@ _ROWS = 16
 """Heads that one program rotates."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _rotate_kernel(
     out,  # [tokens, heads, D]
     x,  # [tokens, heads, D]

@@ -37,16 +37,21 @@ def test_names_the_step_whose_kernel_is_wrong(monkeypatch: pytest.MonkeyPatch) -
     right = cpu_kernels(CASE.layout, CASE.ratio, CASE.config().clipping)
 
     def swapped_halves(pages: Any, *rest: Any) -> None:
-        right.store(pages, *rest)
+        right.store_keys(pages, *rest)
         codes = pages[:, :, : CASE.layout.value_codes_offset]
         codes[:] = (codes << 4) | (codes >> 4)
+
+    def next_token(pages: Any, slots: Any, value: Any) -> None:
+        right.store_values(pages, slots + 1, value)
 
     def stale(out: Any, *rest: Any) -> None:
         right.decode(out, *rest)
         out[..., 0] *= 1.1
 
     with pytest.raises(canary.CanaryError, match=r"KIVI refuses: .*storing and loading keys.*CacheLayout\(head_size="):
-        check(monkeypatch, store=swapped_halves)
+        check(monkeypatch, store_keys=swapped_halves)
+    with pytest.raises(canary.CanaryError, match="storing and loading values"):
+        check(monkeypatch, store_values=next_token)
     with pytest.raises(canary.CanaryError, match="decoding"):
         check(monkeypatch, decode=stale)
 

@@ -33,13 +33,17 @@ def test_unknown_preset(cache_dtype: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": "x"}, "window must be a whole number, found 'x'"),
-        ({"window": -1}, "window must lie between 0 and 4096 tokens, found -1"),
-        ({"window": 4097}, "window must lie between 0 and 4096 tokens, found 4097"),
-        ({"window": 1.0}, "window must be a whole number, found 1.0"),
-        ({"window": math.nan}, "window must be a whole number, found nan"),
-        ({"window": None}, "window must be a whole number, found None"),
-        ({"window": True}, "window must be a whole number, found True"),
+        ({"key_window": "x"}, "key_window must be a whole number, found 'x'"),
+        ({"key_window": -1}, "key_window must lie between 0 and 4096 tokens, found -1"),
+        ({"key_window": 4097}, "key_window must lie between 0 and 4096 tokens, found 4097"),
+        ({"value_residual": 24}, "value_residual must be 8, 16, 32, 64 or 128 tokens, found 24"),
+        ({"value_window": -1}, "value_window must lie between 0 and 4096 tokens, found -1"),
+        ({"value_window": 4097}, "value_window must lie between 0 and 4096 tokens, found 4097"),
+        ({"value_window": 1.0}, "value_window must be a whole number, found 1.0"),
+        ({"value_window": math.nan}, "value_window must be a whole number, found nan"),
+        ({"value_window": None}, "value_window must be a whole number, found None"),
+        ({"value_window": True}, "value_window must be a whole number, found True"),
+        ({"window": 128}, "unknown setting 'window'"),
         ({"key_group": 96}, "key_group must be 32, 64, 128 or 256 tokens, found 96"),
         ({"key_group": 0}, "key_group must be 32, 64, 128 or 256 tokens, found 0"),
         ({"key_group": "128"}, "key_group must be a whole number, found '128'"),
@@ -56,8 +60,8 @@ def test_unknown_preset(cache_dtype: str, message: str) -> None:
         ({"preset": "k2v2"}, "unknown setting 'preset'"),
         ({"value_group_given": True}, "unknown setting 'value_group_given'"),
         ({7: 1}, "unknown setting 7"),
-        ([("window", 1)], "must be an object of settings, found"),
-        ("window=1", "must be an object of settings, found 'window=1'"),
+        ([("key_window", 1)], "must be an object of settings, found"),
+        ("key_window=1", "must be an object of settings, found 'key_window=1'"),
         (0, "must be an object of settings, found 0"),
     ],
 )
@@ -76,15 +80,32 @@ def test_a_preset_is_itself_without_settings(cache_dtype: str) -> None:
 
 
 def test_every_setting_takes_effect() -> None:
-    given = {"key_group": 64, "value_group": 16, "window": 5, "rotation": True, "clipping": True}
+    given = {
+        "key_group": 64, "value_group": 16, "key_window": 5, "value_residual": 8, "value_window": 9, "rotation": True,
+        "clipping": True,
+    }  # fmt: skip
     config = parse_config("kivi_k4v4", given)
     assert {name: getattr(config, name) for name in given} == given
     assert config.describe() == {"preset": "k4v4", "key_bits": 4, "value_bits": 4, **given}
-    assert config.staging_tokens == 72  # 64 + 5, rounded up to 8
-    assert config.staging_bytes_per_sequence(3, 64, 2, layers=30) == 72 * 2 * 3 * 64 * 2 * 30
+    assert config.key_staging_tokens() == 72  # 64 + 5, rounded up to 8
+    assert config.key_staging_tokens(draft_tokens=4) == 80
+    assert config.value_staging_tokens() == 24  # 8 + 9, rounded up to 8
+    assert config.value_staging_tokens(draft_tokens=8) == 32
+    assert config.staging_bytes_per_sequence(3, 64, 2, layers=30) == (72 + 24) * 3 * 64 * 2 * 30
+    assert config.staging_bytes_per_sequence(3, 64, 2, layers=30, draft_tokens=8) == (80 + 32) * 3 * 64 * 2 * 30
 
 
-@pytest.mark.parametrize(("head_size", "fitting"), [(128, 64), (64, 64), (80, 40), (96, 48), (8, 8), (72, 24)])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_prefix_hit_never_ends_inside_a_run_of_values(preset: str) -> None:
+    config = PRESETS[preset]
+    assert config.key_group % config.value_residual == 0
+    with pytest.raises(ConfigError, match=r"value_residual 128 must divide key_group 64"):
+        parse_config("kivi_k4v4", {"key_group": 64, "value_residual": 128})
+
+
+@pytest.mark.parametrize(
+    ("head_size", "fitting"), [(256, 128), (128, 128), (64, 64), (80, 80), (96, 96), (8, 8), (160, 80), (144, 72)]
+)
 def test_the_presets_value_group_shrinks_to_the_head_size(head_size: int, fitting: int) -> None:
     assert PRESETS["k4v4"].value_group_for(head_size) == fitting
     PRESETS["k4v4"].layout(head_size, 128)
@@ -104,9 +125,9 @@ def test_which_names_are_ours(name: str | None, ours: bool) -> None:
 def test_command_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["layout", "--preset", "k4v4", "--head-size", "128"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["bytes_per_token_per_head"] == 137
-    assert printed["page_bytes_per_head"] == 137 * 128
-    assert printed["staging_tokens"] == 128
+    assert printed["bytes_per_token_per_head"] == 134
+    assert printed["page_bytes_per_head"] == 134 * 128
+    assert (printed["key_staging_tokens"], printed["value_staging_tokens"]) == (128, PRESETS["k4v4"].value_residual)
 
 
 def test_command_reports_what_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,10 @@ def test_a_preset_is_carried_by_vllms_own_configuration(folder: Path, preset: st
 
 
 def test_settings_are_carried_too(folder: Path) -> None:
-    given = {"key_group": 256, "value_group": 32, "window": 40, "rotation": True, "clipping": True}
+    given = {
+        "key_group": 256, "value_group": 32, "key_window": 40, "value_residual": 16, "value_window": 8,
+        "rotation": True, "clipping": True,
+    }  # fmt: skip
     config = engine_config(folder, kv_cache_dtype="kivi_k4v4", additional_config={"kivi": given, "other": 1})
     assert config.cache_config.block_size == 256
     settings = config_of(config).describe()
@@ -57,8 +60,11 @@ def test_a_block_size_of_several_groups_is_kept(folder: Path) -> None:
             {"additional_config": {"kivi": {"value_group": 48}}},
             "value_group 48 does not divide the head size 64: use one of",
         ),
-        ({"additional_config": {"kivi": {"window": "x"}}}, "window must be a whole number, found 'x'"),
-        ({"additional_config": {"kivi": {"windw": 3}}}, r"unknown setting 'windw' \(did you mean 'window'\?\)"),
+        ({"additional_config": {"kivi": {"key_window": "x"}}}, "key_window must be a whole number, found 'x'"),
+        (
+            {"additional_config": {"kivi": {"key_windw": 3}}},
+            r"unknown setting 'key_windw' \(did you mean 'key_window'\?\)",
+        ),
         ({"additional_config": {"kivi": []}}, r"'kivi' must be an object of settings, found \[\]"),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}},
@@ -106,7 +112,7 @@ def test_settings_without_the_dtype_are_refused(folder: Path) -> None:
     with pytest.raises(
         ValueError, match="'kivi' settings but KIVI is not asked for: add --kv-cache-dtype, one of kivi_k4v4"
     ):
-        engine_config(folder, additional_config={"kivi": {"window": 1}})
+        engine_config(folder, additional_config={"kivi": {"key_window": 1}})
 
 
 def test_more_sequences_than_staging_can_pay_for_are_lowered_visibly(
@@ -116,9 +122,9 @@ def test_more_sequences_than_staging_can_pay_for_are_lowered_visibly(
     memory = 8 << 20
     config = engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=memory, max_num_seqs=256)
     one = config_of(config).staging_bytes_per_sequence(1, 64, 2, layers=2)
-    assert config.scheduler_config.max_num_seqs == memory // 4 // one - 1 == 31
+    assert config.scheduler_config.max_num_seqs == memory // 4 // one - 1 == 41
     assert staging_bytes(config) <= memory // 4
-    assert any("KIVI lowers max_num_seqs from 256 to 31" in record.getMessage() for record in caplog.records)
+    assert any("KIVI lowers max_num_seqs from 256 to 41" in record.getMessage() for record in caplog.records)
 
 
 def test_affordable_sequences_are_left_alone(folder: Path) -> None:
@@ -127,7 +133,7 @@ def test_affordable_sequences_are_left_alone(folder: Path) -> None:
 
 def test_no_memory_for_one_open_group_is_refused_with_what_is_enough(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"raise --kv-cache-memory-bytes to at least (\d+)") as caught:
-        engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=400_000)
+        engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=200_000)
     enough = int(str(caught.value).split("at least ")[1].split()[0])
     config = engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=enough)
     assert config.scheduler_config.max_num_seqs == 1

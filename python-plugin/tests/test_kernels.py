@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from cases import CASES, Batch, Case, build_batch, poisoned_pages, random_kv, ring_array, store
+from cases import CASES, Batch, Case, build_batch, poisoned_pages, put_keys, put_values, random_kv
 from numba.core.dispatcher import Dispatcher
 
 from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, use_threads
-from vllm_kivi.reference import attend, closed_tokens, load_blocks, store_groups
+from vllm_kivi.reference import attend, load_blocks, store_keys, store_values
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -35,35 +35,69 @@ def awkward_groups(case: Case, generator: torch.Generator) -> tuple[torch.Tensor
     return key, value
 
 
-@each_case
-def test_store_writes_the_references_bytes(case: Case, seeded: torch.Generator) -> None:
-    layout, clipping = case.layout, case.config().clipping
-    key, value = awkward_groups(case, seeded)
-    places = torch.randperm(3 * len(key), generator=seeded)[: len(key)]  # in no order, with gaps
-    blocks, groups = places // layout.key_groups, places % layout.key_groups
-    wanted = poisoned_pages(case, 3 * len(key))
-    got = wanted.clone()
-    store_groups(layout, wanted, blocks, groups, key, value, clipping)
-    case.kernels.store(got.numpy(), blocks.numpy(), groups.numpy(), key.numpy(), value.numpy())
+def check_stored(got: torch.Tensor, wanted: torch.Tensor, touched: torch.Tensor, clipping: bool) -> None:
+    """Pages by the kernel against pages by the reference."""
     if not clipping:
         assert got.equal(wanted)
         return
     # The search compares sums of squares, which the two add up in a different order: near-ties may fall either way.
-    touched = blocks.unique()
     assert got[[b for b in range(len(got)) if b not in touched]].eq(0xFF).all()
     assert float(got.eq(wanted).float().mean()) >= 0.999
-    errors = []
-    for pages in (wanted, got):
+
+
+@each_case
+def test_store_keys_writes_the_references_bytes(case: Case, seeded: torch.Generator) -> None:
+    layout, clipping = case.layout, case.config().clipping
+    key, _ = awkward_groups(case, seeded)
+    places = torch.randperm(3 * len(key), generator=seeded)[: len(key)]  # in no order, with gaps
+    blocks, groups = places // layout.key_groups, places % layout.key_groups
+    wanted = poisoned_pages(case, 3 * len(key))
+    got = wanted.clone()
+    store_keys(layout, wanted, blocks, groups, key, clipping)
+    case.kernels.store_keys(got.numpy(), blocks.numpy(), groups.numpy(), key.numpy())
+    check_stored(got, wanted, blocks.unique(), clipping)
+
+    def errors(pages: torch.Tensor) -> torch.Tensor:
         error = []
         for n, (block, group) in enumerate(zip(blocks, groups, strict=True)):
             at = slice(int(group) * layout.key_group, (int(group) + 1) * layout.key_group)
-            stored = load_blocks(layout, pages, block[None])
-            error += [
-                float(((s[:, at].transpose(0, 1) - x[n]).double() ** 2).sum())
-                for s, x in zip(stored, (key, value), strict=True)
-            ]
-        errors.append(torch.tensor(error))
-    assert (errors[1] <= errors[0] * (1 + 1e-5)).all()
+            stored, _ = load_blocks(layout, pages, block[None])
+            error.append(float(((stored[:, at].transpose(0, 1) - key[n]).double() ** 2).sum()))
+        return torch.tensor(error)
+
+    assert (errors(got) <= errors(wanted) * (1 + 1e-5)).all()
+
+
+@each_case
+def test_store_values_writes_the_references_bytes(case: Case, seeded: torch.Generator) -> None:
+    layout, clipping = case.layout, case.config().clipping
+    value = awkward_groups(case, seeded)[1].flatten(0, 1)
+    tokens, size = len(value), case.layout.block_size
+    slots = torch.randperm(2 * tokens, generator=seeded)[:tokens]  # in no order, with gaps
+    slots[::7] = -1  # padding
+    wanted = poisoned_pages(case, -(-2 * tokens // size))
+    got = wanted.clone()
+    store_values(layout, wanted, slots, value, clipping)
+    case.kernels.store_values(got.numpy(), slots.numpy(), value.numpy())
+    check_stored(got, wanted, (slots[slots >= 0] // size).unique(), clipping)
+
+    def errors(pages: torch.Tensor) -> torch.Tensor:
+        stored = load_blocks(layout, pages, torch.arange(len(pages)))[1][:, slots[slots >= 0]].transpose(0, 1)
+        return ((stored - value[slots >= 0]).double() ** 2).sum((1, 2))
+
+    assert (errors(got) <= errors(wanted) * (1 + 1e-5)).all()
+
+
+@each_case
+def test_storing_a_token_leaves_the_other_tokens_values_alone(case: Case, seeded: torch.Generator) -> None:
+    layout = case.layout
+    together, one_by_one = poisoned_pages(case, 2), poisoned_pages(case, 2)
+    _, value = random_kv(case, layout.block_size, seeded)
+    slots = layout.block_size + torch.randperm(layout.block_size, generator=seeded)
+    case.kernels.store_values(together.numpy(), slots.numpy(), value.numpy())
+    for n in range(layout.block_size):
+        case.kernels.store_values(one_by_one.numpy(), slots[n : n + 1].numpy(), value[n : n + 1].numpy())
+    assert together.equal(one_by_one)
 
 
 @each_case
@@ -72,36 +106,40 @@ def test_load_is_exact_and_writes_only_what_was_asked(case: Case, seeded: torch.
     length = 3 * layout.block_size
     pages = poisoned_pages(case, 7)
     block_ids = torch.tensor([5, 0, 3], dtype=torch.int32)
-    store(case, pages, block_ids, 0, length // group, *random_kv(case, length, seeded))
+    key, value = random_kv(case, length, seeded)
+    put_keys(case, pages, block_ids, 0, length // group, key)
+    put_values(case, pages, block_ids, 0, length, value)
     wanted_key, wanted_value = load_blocks(layout, pages, block_ids)
     last = length // group
-    for first, end in {(0, 1), (0, last), (1, last), (last - 1, last), (last // 2, last // 2 + 1), (1, 1)}:
-        tokens = (end - first) * group
-        key = torch.full((case.heads, tokens + 5, case.head_size), float("nan"))
-        value = key.clone()
-        case.kernels.load(pages.numpy(), block_ids.numpy(), first, end, key.numpy(), value.numpy())
-        at = slice(first * group, end * group)
-        assert key[:, :tokens].equal(wanted_key[:, at])
-        assert value[:, :tokens].equal(wanted_value[:, at])
-        assert key[:, tokens:].isnan().all()
-        assert value[:, tokens:].isnan().all()
+    ranges = {(0, 1), (0, last), (1, last), (last - 1, last), (last // 2, last // 2 + 1), (1, 1)}
+    for load, wanted, unit, first, end in [
+        *((case.kernels.load_keys, wanted_key, group, first, end) for first, end in ranges),
+        *((case.kernels.load_values, wanted_value, 1, first * group, end * group) for first, end in ranges),
+        *((case.kernels.load_values, wanted_value, 1, first, end) for first, end in ((0, 1), (7, 301), (383, 384))),
+    ]:
+        tokens = (end - first) * unit
+        got = torch.full((case.heads, tokens + 5, case.head_size), float("nan"))
+        load(pages.numpy(), block_ids.numpy(), first, end, got.numpy())
+        assert got[:, :tokens].equal(wanted[:, first * unit : end * unit])
+        assert got[:, tokens:].isnan().all()
 
 
-def decode(batch: Batch, query: torch.Tensor, lengths: list[int], closed: list[int], splits: int) -> torch.Tensor:
+def decode(batch: Batch, query: torch.Tensor, splits: int) -> torch.Tensor:
     """The decode kernel's output [rows, Hq, D]; scratch and output start as NaN."""
-    case = batch.case
+    case, rows = batch.case, len(query)
     out = torch.full_like(query, float("nan"))
-    rows, heads = len(lengths), case.heads * case.ratio
+    heads = case.heads * case.ratio
     case.kernels.decode(
         out.numpy(),
         query.numpy(),
         batch.pages.numpy(),
         batch.block_table.numpy(),
-        np.array(closed, np.int64),
-        ring_array(batch.ring.key),
-        ring_array(batch.ring.value),
+        np.array(batch.closed[:rows], np.int64),
+        np.array(batch.rough[:rows], np.int64),
+        batch.ring.key_array(),
+        batch.ring.value_array(),
         batch.slots.numpy(),
-        np.array(lengths, np.int64),
+        np.array([len(key) for key in batch.key[:rows]], np.int64),
         np.float32(case.scale),
         np.full((rows, splits, heads, case.head_size), np.nan, np.float32),
         np.full((rows, splits, heads, 2), np.nan, np.float32),
@@ -109,72 +147,85 @@ def decode(batch: Batch, query: torch.Tensor, lengths: list[int], closed: list[i
     return out
 
 
-def compare(case: Case, lengths: list[int], closed: list[int], window: int, generator: torch.Generator) -> None:
-    batch = build_batch(case, lengths, closed, window, generator)
+def wanted_of(batch: Batch, row: int, query: torch.Tensor) -> torch.Tensor:
+    """The reference's output [Hq, D] of one row."""
+    key, value = batch.key[row][batch.closed[row] :], batch.value[row][batch.rough[row] :]
+    return attend(
+        batch.case.layout,
+        batch.pages,
+        batch.block_table[row].long(),
+        query[row],
+        key.transpose(0, 1),
+        value.transpose(0, 1),
+        len(batch.key[row]),
+        batch.case.scale,
+    )
+
+
+def compare(batch: Batch, generator: torch.Generator) -> None:
+    case, lengths = batch.case, [len(key) for key in batch.key]
     query = torch.randn(len(lengths), case.heads * case.ratio, case.head_size, generator=generator) * 2
-    out = decode(batch, query, lengths, closed, max(-(-max(closed) // SPLIT_TOKENS), 1))
-    for row, done in enumerate(closed):
-        open_key, open_value = (x[row][done:].transpose(0, 1) for x in (batch.key, batch.value))
-        wanted = attend(
-            case.layout, batch.pages, batch.block_table[row].long(), done, query[row], open_key, open_value, case.scale
-        )
+    out = decode(batch, query, -(-max(lengths) // SPLIT_TOKENS))
+    for row, length in enumerate(lengths):
         torch.testing.assert_close(
-            out[row], wanted, atol=DECODE_TOLERANCE, rtol=0, msg=lambda m, row=row: f"length {lengths[row]}: {m}"
+            out[row],
+            wanted_of(batch, row, query),
+            atol=DECODE_TOLERANCE,
+            rtol=0,
+            msg=lambda m, length=length: f"length {length}: {m}",
         )
 
 
 @each_case
-@pytest.mark.parametrize("window", [0, 40])
-def test_decode_of_a_ragged_batch_around_every_edge(case: Case, window: int, seeded: torch.Generator) -> None:
+@pytest.mark.parametrize(("key_window", "value_window"), [(0, 0), (40, 0), (0, 40), (40, 200), (200, 1)])
+def test_decode_of_a_ragged_batch_around_every_edge(
+    case: Case, key_window: int, value_window: int, seeded: torch.Generator
+) -> None:
     group, block = case.layout.key_group, case.layout.block_size
     edges = {1, 2, 127, *(edge + off for edge in (group, 2 * group, block, 2 * block) for off in (-1, 0, 1))}
-    edges |= {group + window - 1, group + window, group + window + 1, 3 * block + window}
-    lengths = sorted(edges)
-    closed = [closed_tokens(length - 1, group, window) for length in lengths]
-    assert len(set(closed)) >= 3
-    compare(case, lengths, closed, window, seeded)
+    edges |= {group + key_window + off for off in (-1, 0, 1, 2)} | {3 * block + key_window}
+    edges |= {value_window + off for off in (1, 2)} | {block + value_window}
+    batch = build_batch(case, sorted(edges), seeded, key_window, value_window)
+    assert len(set(batch.closed)) >= 3
+    assert value_window == 0 or len(set(batch.rough)) >= 3
+    compare(batch, seeded)
 
 
 @each_case
 def test_decode_in_splits(case: Case, seeded: torch.Generator) -> None:
     group = case.layout.key_group
     lengths = [3, SPLIT_TOKENS, SPLIT_TOKENS + 1, SPLIT_TOKENS + group + 5, 2 * SPLIT_TOKENS + group - 1]
-    closed = [closed_tokens(length - 1, group, 0) for length in lengths]
-    compare(case, lengths, closed, 0, seeded)
+    compare(build_batch(case, lengths, seeded), seeded)
 
 
 @each_case
 def test_decode_after_a_prefix_hit_reads_pages_inside_the_window(case: Case, seeded: torch.Generator) -> None:
-    group, block, window = case.layout.key_group, case.layout.block_size, 300
+    group, block = case.layout.key_group, case.layout.block_size
     readable_from = [block, 2 * block, 0]
     lengths = [block + 1, 2 * block + group - 1, block + 1]
-    closed = [closed_tokens(n - 1, group, window, hit) for n, hit in zip(lengths, readable_from, strict=True)]
-    assert closed[:2] == readable_from[:2]
-    compare(case, lengths, closed, window, seeded)
+    batch = build_batch(case, lengths, seeded, 300, 2 * block, readable_from)
+    assert batch.closed[:2] == batch.rough[:2] == readable_from[:2]
+    compare(batch, seeded)
 
 
 def test_decode_does_not_depend_on_the_other_rows(seeded: torch.Generator) -> None:
     case = CASES[0]
-    lengths, closed = [129, 2500, 300], [128, 2432, 256]
-    batch = build_batch(case, lengths, closed, 0, seeded)
+    batch = build_batch(case, [129, 2500, 300], seeded)
     query = torch.randn(3, case.heads * case.ratio, case.head_size, generator=seeded)
-    together = decode(batch, query, lengths, closed, 2)
+    together = decode(batch, query, 2)
     batch.block_table, batch.slots = batch.block_table[:1], batch.slots[:1]
-    alone = decode(batch, query[:1].contiguous(), lengths[:1], closed[:1], 1)
+    alone = decode(batch, query[:1].contiguous(), 1)
     torch.testing.assert_close(together[:1], alone, atol=1e-6, rtol=0)
 
 
 def test_scores_of_any_size_stay_finite(seeded: torch.Generator) -> None:
     case = CASES[0]
-    lengths, closed = [200], [128]
-    batch = build_batch(case, lengths, closed, 0, seeded)
+    batch = build_batch(case, [200], seeded)
     query = torch.randn(1, case.heads * case.ratio, case.head_size, generator=seeded) * 1e4
-    out = decode(batch, query, lengths, closed, 1)
-    keys = [x[0][128:].transpose(0, 1) for x in (batch.key, batch.value)]
-    wanted = attend(case.layout, batch.pages, batch.block_table[0].long(), 128, query[0], *keys, case.scale)
+    out = decode(batch, query, 1)
     assert out.isfinite().all()
     # Scores of 1e5 carry a rounding error of 0.01 each, so weights agree to a few per cent only.
-    torch.testing.assert_close(out[0], wanted, atol=0.2, rtol=0)
+    torch.testing.assert_close(out[0], wanted_of(batch, 0, query), atol=0.2, rtol=0)
 
 
 @each_case

@@ -10,7 +10,7 @@ from vllm_kivi.layout import RECORD_ALIGNMENT, CacheLayout, LayoutError
 from vllm_kivi.reference import Sections
 
 
-@pytest.mark.parametrize(("preset", "bytes_per_token"), [("k4v4", 137), ("k4v2", 111), ("k2v2", 88)])
+@pytest.mark.parametrize(("preset", "bytes_per_token"), [("k4v4", 134), ("k4v2", 111), ("k2v2", 88)])
 def test_bytes_per_token_of_the_presets_at_128_channels(preset: str, bytes_per_token: int) -> None:
     layout = PRESETS[preset].layout(128, 128)
     assert layout.bytes_per_token == bytes_per_token
@@ -43,10 +43,10 @@ def test_sections_cover_the_record_once(layout: CacheLayout) -> None:
 def test_sections_hold_what_the_format_says() -> None:
     layout = PRESETS["k2v2"].layout(128, 128)
     sections = Sections(layout, torch.zeros(3, layout.record_bytes, dtype=torch.uint8))
-    assert sections.key_codes.shape == (3, 128 * 2 // 8, 128)
-    assert sections.value_codes.shape == (3, 128, 128 * 2 // 8)
+    assert sections.key_codes.shape == (3, 128, 128 * 2 // 8)
+    assert sections.value_codes.shape == (3, 128 * 2 // 8, 128)
     assert sections.key_zeros.shape == sections.key_scales.shape == (3, 4, 128)
-    assert sections.value_zeros.shape == sections.value_scales.shape == (3, 128, 4)
+    assert sections.value_zeros.shape == sections.value_scales.shape == (3, 4, 128)
     assert sections.key_zeros.dtype == sections.value_zeros.dtype == torch.uint16
 
 

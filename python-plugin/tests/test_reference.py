@@ -12,7 +12,7 @@ from vllm_kivi.reference import (
     Sections,
     attend,
     attention_over,
-    closed_tokens,
+    closed_keys,
     decode,
     encode,
     hadamard,
@@ -21,7 +21,9 @@ from vllm_kivi.reference import (
     pack,
     quantize,
     rotate,
-    store_groups,
+    rough_values,
+    store_keys,
+    store_values,
     unpack,
 )
 
@@ -204,9 +206,9 @@ def test_what_is_stored_is_what_quantization_says(preset: str, d: int, seeded: t
     pages = torch.full((4, heads, layout.record_bytes), 0xFF, dtype=torch.uint8)
     untouched = pages.clone()
     key, value = torch.randn(2, layout.key_groups, g, heads, d, generator=seeded)
-    store_groups(
-        layout, pages, torch.full((layout.key_groups,), 2), torch.arange(layout.key_groups), key, value, config.clipping
-    )
+    blocks = torch.full((layout.key_groups,), 2)
+    store_keys(layout, pages, blocks, torch.arange(layout.key_groups), key, config.clipping)
+    store_values(layout, pages, 2 * 128 + torch.arange(128), value.flatten(0, 1), config.clipping)
     assert pages[[0, 1, 3]].equal(untouched[[0, 1, 3]])
     got_key, got_value = load_blocks(layout, pages, torch.tensor([2]))
     assert got_key.shape == got_value.shape == (heads, 128, d)
@@ -223,15 +225,32 @@ def test_what_is_stored_is_what_quantization_says(preset: str, d: int, seeded: t
 def test_storing_one_group_leaves_the_blocks_other_groups_alone(seeded: torch.Generator) -> None:
     layout = CacheLayout(64, 128, 4, 2, 32, 32)
     pages = torch.full((1, 1, layout.record_bytes), 0xFF, dtype=torch.uint8)
-    key, value = torch.randn(2, 1, 32, 1, 64, generator=seeded)
-    store_groups(layout, pages, torch.tensor([0]), torch.tensor([2]), key, value, False)
+    key = torch.randn(1, 32, 1, 64, generator=seeded)
+    store_keys(layout, pages, torch.tensor([0]), torch.tensor([2]), key, False)
     sections = Sections(layout, pages[0])
     tokens = torch.ones(128, dtype=torch.bool)
     tokens[64:96] = False
-    assert sections.key_codes[:, :, tokens].eq(0xFF).all()
-    assert sections.value_codes[:, tokens].eq(0xFF).all()
+    assert sections.key_codes[:, tokens].eq(0xFF).all()
     assert sections.key_scales[:, [0, 1, 3]].eq(0xFF).all()
-    assert sections.value_scales[:, tokens].eq(0xFF).all()
+    assert sections.key_zeros[:, [0, 1, 3]].view(torch.uint8).eq(0xFF).all()
+    assert not sections.key_scales[:, 2].eq(0xFF).any()
+    for untouched in (sections.value_codes, sections.value_scales, sections.value_zeros.view(torch.uint8)):
+        assert untouched.eq(0xFF).all()
+
+
+def test_storing_one_value_leaves_the_blocks_other_tokens_alone(seeded: torch.Generator) -> None:
+    layout = CacheLayout(64, 128, 4, 2, 32, 32)
+    pages = torch.full((2, 1, layout.record_bytes), 0xFF, dtype=torch.uint8)
+    store_values(layout, pages, torch.tensor([128 + 77, -1]), torch.randn(2, 1, 64, generator=seeded), False)
+    assert pages[0].eq(0xFF).all()
+    sections = Sections(layout, pages[1])
+    others = torch.arange(128) != 77
+    assert sections.value_codes[:, :, others].eq(0xFF).all()
+    assert sections.value_scales[:, :, others].eq(0xFF).all()
+    assert sections.value_zeros[:, :, others].eq(0xFFFF).all()
+    assert not sections.value_scales[:, :, 77].eq(0xFF).any()
+    for untouched in (sections.key_codes, sections.key_scales, sections.key_zeros.view(torch.uint8)):
+        assert untouched.eq(0xFF).all()
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
@@ -243,15 +262,31 @@ def test_storing_one_group_leaves_the_blocks_other_groups_alone(seeded: torch.Ge
     window=st.integers(0, 300),
     hit=st.integers(0, 4),
 )
-def test_closed_tokens(position: int, group: int, window: int, hit: int) -> None:
+def test_closed_keys(position: int, group: int, window: int, hit: int) -> None:
     readable_from = min(hit * group, position // group * group)
-    closed = closed_tokens(position, group, window, readable_from)
-    natural = [n for n in range(0, position + 2, group) if n == 0 or n - 1 <= position - window]
+    closed = closed_keys(position, group, window, readable_from)
+    natural = [n for n in range(0, position + 1, group) if n == 0 or n <= position - window]
     assert closed == max(natural[-1], readable_from)
     assert closed % group == 0
-    assert closed <= position + 1
-    assert position + 1 - closed <= group - 1 + window
-    assert closed_tokens(position + 1, group, window, readable_from) >= closed
+    assert closed <= position, "a query reads its own key exactly, and with it the group that it completes"
+    assert position + 1 - closed <= group + window
+    assert closed_keys(position + 1, group, window, readable_from) >= closed
+
+
+@given(
+    position=st.integers(0, 2000),
+    residual=st.sampled_from([8, 16, 64, 128]),
+    window=st.integers(0, 300),
+    readable_from=st.integers(0, 2000),
+)
+def test_rough_values(position: int, residual: int, window: int, readable_from: int) -> None:
+    readable_from = min(readable_from, position)
+    rough = rough_values(position, residual, window, readable_from)
+    ends = range(0, position + 1, residual)  # of runs; a query is past a run's end by position - end tokens
+    assert rough == max(readable_from, *(end for end in ends if end == 0 or position - end >= window))
+    assert position + 1 - rough <= residual + window
+    assert rough <= position, "a query's own value is exact"
+    assert rough_values(position + 1, residual, window, readable_from) >= rough
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31))
@@ -275,18 +310,25 @@ def test_attention_is_softmax_per_query_head(seeded: torch.Generator) -> None:
         torch.testing.assert_close(out[head], weights @ value[head // 3])
 
 
-def test_attend_reads_closed_tokens_from_pages_and_open_ones_as_given(seeded: torch.Generator) -> None:
+@pytest.mark.parametrize(("exact_keys", "exact_values"), [(3, 3), (3, 0), (3, 50), (131, 7), (131, 131)])
+def test_attend_reads_closed_tokens_from_pages_and_open_ones_as_given(
+    exact_keys: int, exact_values: int, seeded: torch.Generator
+) -> None:
     layout = PRESETS["k4v4"].layout(64, 128)
     pages = torch.full((3, 1, layout.record_bytes), 0xFF, dtype=torch.uint8)
-    key, value = torch.randn(2, 1, 128, 1, 64, generator=seeded)
-    store_groups(layout, pages, torch.tensor([2]), torch.tensor([0]), key, value, False)
-    stored_key, stored_value = load_blocks(layout, pages, torch.tensor([2]))
-    open_key, open_value = torch.randn(2, 1, 3, 64, generator=seeded)
-    query = torch.randn(4, 64, generator=seeded)
+    key, value = torch.randn(2, 131, 1, 64, generator=seeded)
+    store_keys(layout, pages, torch.tensor([2]), torch.tensor([0]), key[None, :128], False)
+    slots = torch.cat([2 * 128 + torch.arange(128), torch.arange(3)])
+    store_values(layout, pages, slots, value, False)
     blocks = torch.tensor([2, 0])
+    stored_key, stored_value = load_blocks(layout, pages, blocks)
+    query = torch.randn(4, 64, generator=seeded)
+    given_key, given_value = torch.randn(2, 1, 131, 64, generator=seeded)
+    given_key, given_value = given_key[:, :exact_keys], given_value[:, :exact_values]
     wanted = attention_over(
-        query, torch.cat([stored_key, open_key], 1), torch.cat([stored_value, open_value], 1), 0.125
+        query,
+        torch.cat([stored_key[:, : 131 - exact_keys], given_key], 1),
+        torch.cat([stored_value[:, : 131 - exact_values], given_value], 1),
+        0.125,
     )[0]
-    assert attend(layout, pages, blocks, 128, query, open_key, open_value, 0.125).equal(wanted)
-    alone = attention_over(query, open_key, open_value, 0.125)[0]
-    assert attend(layout, pages, blocks, 0, query, open_key, open_value, 0.125).equal(alone)
+    assert attend(layout, pages, blocks, query, given_key, given_value, 131, 0.125).equal(wanted)

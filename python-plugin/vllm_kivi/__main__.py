@@ -9,6 +9,8 @@ import sys
 from vllm_kivi.config import DEFAULT_BLOCK_SIZE, DTYPE_PREFIX, PRESETS, ConfigError, parse_config
 from vllm_kivi.layout import LayoutError
 
+_SIZES = ("key_group", "value_group", "key_window", "value_residual", "value_window")
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vllm_kivi", description=__doc__)
@@ -17,12 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     layout.add_argument("--preset", choices=PRESETS, required=True)
     layout.add_argument("--head-size", type=int, required=True)
     layout.add_argument("--block-size", type=int)
-    for name in ("key-group", "value-group", "window"):
-        layout.add_argument(f"--{name}", type=int)
+    for name in _SIZES:
+        layout.add_argument(f"--{name.replace('_', '-')}", type=int)
     args = parser.parse_args(argv)
-    given = {
-        name: getattr(args, name) for name in ("key_group", "value_group", "window") if getattr(args, name) is not None
-    }
+    given = {name: getattr(args, name) for name in _SIZES if getattr(args, name) is not None}
     try:
         config = parse_config(DTYPE_PREFIX + args.preset, given)
         pages = config.layout(args.head_size, args.block_size or max(DEFAULT_BLOCK_SIZE, config.key_group))
@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
                 "block_size": pages.block_size,
                 "page_bytes_per_head": pages.record_bytes,
                 "bytes_per_token_per_head": pages.bytes_per_token,
-                "staging_tokens": config.staging_tokens,
+                "key_staging_tokens": config.key_staging_tokens(),
+                "value_staging_tokens": config.value_staging_tokens(),
             }
         )
     )

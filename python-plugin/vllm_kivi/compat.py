@@ -10,12 +10,14 @@ STR_DTYPE_TO_TORCH_DTYPE          a KIVI page is uint8                          
 Platform.check_and_update_config  settings are checked once, when the engine is set up    -
 Platform.get_attn_backend_cls     a layer whose cache dtype is ours gets our backend      open backend choice
 Attention.get_kv_cache_spec       such a layer reports our page bytes                     customize_spec (0.28)
-GPUModelRunner (two methods)      whose row is whose, and who ended: owners of groups     CircularBufferSpec (0.30)
-CPUWorker.determine_available_…   staging is paid from the cache's memory on CPU too      -
+GPUModelRunner (two methods)      who starts and who ended: owners of open groups         CircularBufferSpec (0.30)
+  of both model runners, V1 and V2
+DefaultModelState.prepare_attn    whose row is whose (V2; V1 keeps it on the runner)      req_idx in the metadata (0.30)
+Worker.determine_available_…      staging is paid from the memory a user gives the cache  -
 ================================  ======================================================  ==============================
 
-Each wrapper calls straight through when the engine does not ask for KIVI. ``GPUModelRunner`` is also the base of the
-CPU runner. :func:`install` is idempotent and runs in every process, from ``vllm.general_plugins``.
+Each wrapper calls straight through when the engine does not ask for KIVI. The V1 ``GPUModelRunner`` is also the base of
+the CPU runner. :func:`install` is idempotent and runs in every process, from ``vllm.general_plugins``.
 """
 
 from __future__ import annotations
@@ -45,15 +47,31 @@ def install() -> None:
     _wrap(type(current_platform), "check_and_update_config", _check_config)
     _wrap(type(current_platform), "get_attn_backend_cls", _choose_backend)
     from vllm.model_executor.layers.attention.attention import Attention
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     _wrap(Attention, "get_kv_cache_spec", _kv_cache_spec)
-    _wrap(GPUModelRunner, "initialize_kv_cache", _initialize_kv_cache)
-    _wrap(GPUModelRunner, "execute_model", _execute_model)
+    for runner in _model_runners(current_platform.is_cpu()):
+        _wrap(runner, "initialize_kv_cache", _initialize_kv_cache)
+        _wrap(runner, "execute_model", _execute_model)
     if current_platform.is_cpu():
         from vllm.v1.worker.cpu_worker import CPUWorker
 
         _wrap(CPUWorker, "determine_available_memory", _available_memory)
+    else:
+        from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+        from vllm.v1.worker.gpu_worker import Worker
+
+        _wrap(Worker, "determine_available_memory", _available_memory)
+        _wrap(DefaultModelState, "prepare_attn", _prepare_attention)
+
+
+def _model_runners(cpu: bool) -> list[type]:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    if cpu:
+        return [GPUModelRunner]
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner as GPUModelRunnerV2
+
+    return [GPUModelRunner, GPUModelRunnerV2]
 
 
 def is_installed() -> bool:
@@ -171,25 +189,50 @@ def _initialize_kv_cache(
 
 
 def _execute_model(original: Callable[..., Any], runner: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+    from vllm_kivi.cache.staging import stepping
+
     slots = getattr(runner, "kivi_slots", None)
     if slots is None:
         return original(runner, scheduler_output, *args, **kwargs)
     ended = {*scheduler_output.finished_req_ids, *(scheduler_output.preempted_req_ids or ())}
-    with slots.step(ended, lambda: runner.input_batch.req_ids):
-        return original(runner, scheduler_output, *args, **kwargs)
+    again = scheduler_output.scheduled_cached_reqs
+    started = {request.req_id: request.num_computed_tokens for request in scheduler_output.scheduled_new_reqs}
+    resumed = zip(again.req_ids, again.num_computed_tokens, strict=True)
+    started |= {request: computed for request, computed in resumed if request in again.resumed_req_ids}
+    batch_of_runner = (lambda: runner.input_batch.req_ids) if hasattr(runner, "input_batch") else None
+    token = stepping.set(slots)
+    try:
+        with slots.step(ended, started, batch_of_runner):
+            return original(runner, scheduler_output, *args, **kwargs)
+    finally:
+        stepping.reset(token)
+
+
+def _prepare_attention(original: Callable[..., Any], state: Any, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
+    from vllm_kivi.cache.staging import stepping
+
+    slots = stepping.get()
+    if slots is not None:
+        slots.own_rows(input_batch.req_ids)
+    return original(state, input_batch, *args, **kwargs)
 
 
 def _available_memory(original: Callable[..., Any], worker: Any) -> int:
+    from vllm.platforms import current_platform
+
     from vllm_kivi.report import staging_bytes
     from vllm_kivi.settings import is_asked_for
 
     available = int(original(worker))
-    if not is_asked_for(worker.vllm_config):
+    config = worker.vllm_config
+    # A GPU's profile has counted the rings already, unless a number of bytes was given and nothing was profiled.
+    counted = not current_platform.is_cpu() and config.cache_config.kv_cache_memory_bytes is None
+    if counted or not is_asked_for(config):
         return available
-    left = available - staging_bytes(worker.vllm_config)
+    left = available - staging_bytes(config)
     if left <= 0:
         raise ValueError(
-            f"KIVI refuses: staging of {worker.vllm_config.scheduler_config.max_num_seqs} sequences needs "
+            f"KIVI refuses: staging of {config.scheduler_config.max_num_seqs} sequences needs "
             f"{available - left} bytes and the cache memory is {available} bytes: "
             "raise --kv-cache-memory-bytes or lower --max-num-seqs"
         )

@@ -30,7 +30,10 @@ class KiviConfig:
         key_bits, value_bits: bits of a code.
         key_group: tokens that share a key scale (per channel); they close, and are quantized, together.
         value_group: channels that share a value scale (per token); unless given, shrunk to fit the head size.
-        window: tokens kept in full precision before the open group.
+        key_window: tokens before the open group whose keys are still read in full precision.
+        value_residual: values are read in full precision until a run of this many tokens is complete; divides the key
+            group, so that a prefix hit never ends inside a run.
+        value_window: tokens before the open run whose values are still read in full precision.
         rotation: Hadamard rotation of queries, keys and values over the head dimension.
         clipping: search for the clipped range with the least squared error, per group, when storing.
     """
@@ -40,7 +43,9 @@ class KiviConfig:
     value_bits: int
     key_group: int
     value_group: int
-    window: int
+    key_window: int
+    value_residual: int
+    value_window: int
     rotation: bool
     clipping: bool
     value_group_given: bool = False
@@ -76,14 +81,20 @@ class KiviConfig:
             value_group=self.value_group_for(head_size),
         )
 
-    @property
-    def staging_tokens(self) -> int:
-        """Tokens of the full-precision ring that one sequence needs: the open group and the window, rounded up to 8."""
-        return -(-(self.key_group + self.window) // 8) * 8
+    def key_staging_tokens(self, draft_tokens: int = 0) -> int:
+        """Tokens of the key ring of one sequence: the open group, the window and unverified drafts, rounded up to 8."""
+        return -(-(self.key_group + self.key_window + draft_tokens) // 8) * 8
 
-    def staging_bytes_per_sequence(self, num_kv_heads: int, head_size: int, element_bytes: int, layers: int = 1) -> int:
-        """Bytes of staging of one sequence: keys and values of :attr:`staging_tokens` tokens in all layers."""
-        return self.staging_tokens * 2 * num_kv_heads * head_size * element_bytes * layers
+    def value_staging_tokens(self, draft_tokens: int = 0) -> int:
+        """Tokens of the value ring of one sequence: the open run, the window and drafts, rounded up to 8."""
+        return -(-(self.value_residual + self.value_window + draft_tokens) // 8) * 8
+
+    def staging_bytes_per_sequence(
+        self, num_kv_heads: int, head_size: int, element_bytes: int, layers: int = 1, draft_tokens: int = 0
+    ) -> int:
+        """Bytes of both rings of one sequence in all layers."""
+        tokens = self.key_staging_tokens(draft_tokens) + self.value_staging_tokens(draft_tokens)
+        return tokens * num_kv_heads * head_size * element_bytes * layers
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
@@ -92,16 +103,17 @@ class KiviConfig:
         return settings
 
 
-# Rotation takes k4v4's loss from 1 % to 0.2 % for no bytes, clipping adds nothing at 4 bits; at 2 bits the window
-# halves the loss (SmolLM2-135M). k4v4 has no window, so that a prefix hit gives exactly what a miss gives.
+# Rotation halves k4v4's loss for no bytes, clipping adds nothing at 4 bits; at 2 bits the windows halve the loss, those
+# of keys too (SmolLM2-135M). Exact values for the newest tokens matter at 4 bits as well, 64 of them as much as 128.
+# k4v4 has no window, so that a prefix hit gives exactly what a miss gives.
 PRESETS: dict[str, KiviConfig] = {
-    "k4v4": KiviConfig("k4v4", 4, 4, 128, 64, 0, rotation=True, clipping=False),
-    "k4v2": KiviConfig("k4v2", 4, 2, 128, 32, 128, rotation=True, clipping=True),
-    "k2v2": KiviConfig("k2v2", 2, 2, 32, 32, 128, rotation=True, clipping=True),
+    "k4v4": KiviConfig("k4v4", 4, 4, 128, 128, 0, 64, 0, rotation=True, clipping=False),
+    "k4v2": KiviConfig("k4v2", 4, 2, 128, 32, 128, 128, 128, rotation=True, clipping=True),
+    "k2v2": KiviConfig("k2v2", 2, 2, 32, 32, 128, 32, 128, rotation=True, clipping=True),
 }
 CACHE_DTYPES = tuple(DTYPE_PREFIX + name for name in PRESETS)
 
-_SETTINGS = ("key_group", "value_group", "window", "rotation", "clipping")
+_SETTINGS = ("key_group", "value_group", "key_window", "value_residual", "value_window", "rotation", "clipping")
 assert set(_SETTINGS) <= {f.name for f in fields(KiviConfig)}
 
 
@@ -115,7 +127,7 @@ def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) ->
 
     Args:
         cache_dtype: ``kivi_k4v4``, ``kivi_k4v2`` or ``kivi_k2v2``.
-        settings: any of key_group, value_group, window, rotation, clipping.
+        settings: any of key_group, value_group, key_window, value_residual, value_window, rotation, clipping.
 
     Raises:
         ConfigError: unknown preset or setting, or a value out of range.
@@ -142,13 +154,23 @@ def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) ->
                 raise ConfigError(f"{where}: {name} must be true or false, found {value!r}")
         elif isinstance(value, bool) or not isinstance(value, int):
             raise ConfigError(f"{where}: {name} must be a whole number, found {value!r}")
-        elif name == "window" and not 0 <= value <= 4096:
-            raise ConfigError(f"{where}: window must lie between 0 and 4096 tokens, found {value}")
+        elif name in ("key_window", "value_window") and not 0 <= value <= 4096:
+            raise ConfigError(f"{where}: {name} must lie between 0 and 4096 tokens, found {value}")
         elif name == "key_group" and value not in (32, 64, 128, 256):
             raise ConfigError(f"{where}: key_group must be 32, 64, 128 or 256 tokens, found {value}")
+        elif name == "value_residual" and value not in (8, 16, 32, 64, 128):
+            raise ConfigError(f"{where}: value_residual must be 8, 16, 32, 64 or 128 tokens, found {value}")
         elif name == "value_group" and (value < 8 or value % 8):
             raise ConfigError(f"{where}: value_group must be a multiple of 8 channels, found {value}")
-    return replace(config, **settings, value_group_given="value_group" in settings)
+    chosen = replace(config, **settings, value_group_given="value_group" in settings)
+    if "value_residual" not in settings:
+        chosen = replace(chosen, value_residual=min(chosen.value_residual, chosen.key_group))
+    if chosen.key_group % chosen.value_residual:
+        raise ConfigError(
+            f"{where}: value_residual {chosen.value_residual} must divide key_group {chosen.key_group}: a prefix hit "
+            "ends at a key group, and must not end inside a run of values"
+        )
+    return chosen
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:

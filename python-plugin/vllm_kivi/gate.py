@@ -11,8 +11,11 @@ from vllm_kivi.settings import config_of, is_asked_for, kivi_settings
 
 logger = logging.getLogger("vllm.vllm_kivi")
 
-STAGING_SHARE = 4
-"""Staging may take at most one part in this many of the cache's memory; beyond it max_num_seqs is lowered, visibly."""
+STAGING_SHARE = {"cpu": 4, "cuda": 20}
+"""Staging may take at most one part in this many of the memory; beyond it max_num_seqs is lowered, visibly.
+
+On a GPU vLLM's default is up to 1024 sequences, whose rings would take a tenth of the memory on most models.
+"""
 
 
 def check_before(vllm_config: Any) -> None:
@@ -74,17 +77,28 @@ def backend_path(vllm_config: Any, selector_config: Any) -> str:
             f"KIVI refuses: a layer of this model has {' and '.join(found)}, which is not supported; "
             "serve the model without --kv-cache-dtype kivi_*"
         )
-    from vllm_kivi.backend.cpu.backend import class_path
+    from vllm.platforms import current_platform
 
-    return class_path(config_of(vllm_config).layout(selector_config.head_size, vllm_config.cache_config.block_size))
+    from vllm_kivi.backend.base import class_path
+
+    layout = config_of(vllm_config).layout(selector_config.head_size, vllm_config.cache_config.block_size)
+    if current_platform.is_cpu():
+        from vllm_kivi.backend.cpu.backend import KiviCpuBackend
+
+        return class_path(KiviCpuBackend, layout)
+    from vllm_kivi.backend.gpu.backend import KiviGpuBackend
+
+    return class_path(KiviGpuBackend, layout)
 
 
 def _refusals(vllm_config: Any) -> Any:
     from vllm.platforms import current_platform
 
-    if not current_platform.is_cpu():
-        yield f"this release serves on vLLM's CPU build and the platform is {current_platform.device_type}"
     model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
+    if current_platform.is_cuda():
+        yield from _cuda_refusals(vllm_config)
+    elif not current_platform.is_cpu():
+        yield f"the platform is {current_platform.device_type}; KIVI runs on CUDA and on vLLM's CPU build"
     if model is not None:
         if model.use_mla:
             yield f"{model.hf_config.model_type} uses latent attention (MLA), whose cache has no per-channel keys"
@@ -96,8 +110,11 @@ def _refusals(vllm_config: Any) -> Any:
             yield f"the runner type is {model.runner_type!r}; only text generation is tested"
         if model.get_sliding_window() is not None:
             yield f"{model.hf_config.model_type} has sliding-window layers, which no test covers yet"
-    if vllm_config.speculative_config is not None:
-        yield "speculative decoding is not tested with KIVI yet"
+    speculative = vllm_config.speculative_config
+    if speculative is not None and current_platform.is_cpu():
+        yield "speculative decoding is not tested with KIVI on the CPU build"
+    elif speculative is not None and speculative.method != "ngram":
+        yield f"speculative decoding by {speculative.method!r} is not tested with KIVI yet (by 'ngram' it is)"
     if vllm_config.kv_transfer_config is not None:
         yield "KV connectors do not carry open groups yet"
     if parallel.pipeline_parallel_size > 1 or getattr(parallel, "decode_context_parallel_size", 1) > 1:
@@ -108,8 +125,22 @@ def _refusals(vllm_config: Any) -> Any:
         yield f"--prefix-match-unit {cache.prefix_match_unit} would let a prefix hit end inside a block"
     if cache.calculate_kv_scales:
         yield "--calculate-kv-scales belongs to fp8"
-    if vllm_config.use_v2_model_runner:
-        yield "the V2 model runner is not supported yet (set VLLM_USE_V2_MODEL_RUNNER=0)"
+    if current_platform.is_cpu() and vllm_config.use_v2_model_runner:
+        yield "the V2 model runner is not supported on the CPU build (set VLLM_USE_V2_MODEL_RUNNER=0)"
+
+
+def _cuda_refusals(vllm_config: Any) -> Any:
+    import torch
+    from vllm.platforms import current_platform
+
+    capability = current_platform.get_device_capability()
+    if capability is not None and capability.to_int() < 80:
+        yield f"the GPU's compute capability is {capability.as_version_str()}; the kernels need 8.0 (Ampere) or newer"
+    model = vllm_config.model_config
+    if model is not None and model.dtype not in (torch.float16, torch.bfloat16):
+        yield f"the model's dtype is {model.dtype}; the tensor cores take float16 or bfloat16 (--dtype)"
+    if vllm_config.parallel_config.enable_dbo:
+        yield "dual batch overlap (--enable-dbo) splits a step in two, which no test covers yet"
 
 
 def _check_layout(config: KiviConfig, vllm_config: Any) -> None:
@@ -122,22 +153,26 @@ def _check_layout(config: KiviConfig, vllm_config: Any) -> None:
 
 
 def _limit_sequences(config: KiviConfig, vllm_config: Any) -> None:
+    from vllm.platforms import current_platform
+
     from vllm_kivi.report import cache_memory_bytes, staging_bytes_per_sequence
 
     memory, scheduler = cache_memory_bytes(vllm_config), vllm_config.scheduler_config
+    share = STAGING_SHARE["cpu" if current_platform.is_cpu() else "cuda"]
     one = staging_bytes_per_sequence(vllm_config)
-    affordable = memory // STAGING_SHARE // one - 1
+    affordable = memory // share // one - 1
     if affordable < 1:
         raise ConfigError(
             f"KIVI refuses: the open group of one sequence takes {one} bytes of staging and "
-            f"the cache memory is {memory} bytes; raise --kv-cache-memory-bytes to at least {2 * one * STAGING_SHARE}"
+            f"the cache memory is {memory} bytes; raise --kv-cache-memory-bytes to at least {2 * one * share}"
         )
     if affordable < scheduler.max_num_seqs:
         logger.warning(
-            "KIVI lowers max_num_seqs from %d to %d: each sequence keeps its open group (%d tokens) in %.2f MB of "
-            "staging, and staging is limited to 1/%d of the cache memory (%.2f GB). Raise --kv-cache-memory-bytes for "
-            "more sequences.",
-            scheduler.max_num_seqs, affordable, config.staging_tokens, one / 1e6, STAGING_SHARE, memory / 1e9,
+            "KIVI lowers max_num_seqs from %d to %d: each sequence keeps its newest tokens (%d keys, %d values a layer "
+            "and head) in %.2f MB of staging, and staging is limited to 1/%d of the memory (%.2f GB). Raise "
+            "--kv-cache-memory-bytes or --gpu-memory-utilization for more sequences.",
+            scheduler.max_num_seqs, affordable, config.key_staging_tokens(), config.value_staging_tokens(), one / 1e6,
+            share, memory / 1e9,
         )  # fmt: skip
         scheduler.max_num_seqs = affordable
 

@@ -5,12 +5,15 @@ and zeros of all its key groups and values lie inside, so that a block can be sh
 
 Record, in this order (``T`` = block_size, ``D`` = head_size, ``Pk`` = 8 / key_bits codes a byte, ``Pv`` likewise)::
 
-    key codes     uint8  [D / Pk, T]        row j packs channels j, j + D/Pk, j + 2 D/Pk, ...
-    value codes   uint8  [T, D / Pv]        byte j packs channels j, j + D/Pv, ...
+    key codes     uint8  [T, D / Pk]        byte j of a token packs channels j, j + D/Pk, j + 2 D/Pk, ...
+    value codes   uint8  [D / Pv, T]        row j packs channels j, j + D/Pv, ...
     key zeros     uint16 [T / key_group, D]
-    value zeros   uint16 [T, D / value_group]
+    value zeros   uint16 [D / value_group, T]
     key scales    uint8  [T / key_group, D]
-    value scales  uint8  [T, D / value_group]
+    value scales  uint8  [D / value_group, T]
+
+So what attention sums over lies together: the channels of a key, the tokens of a value channel. That is the order in
+which tensor cores take their second operand, without a shuffle, and a token's value is one column, written at once.
 
 A (zero, scale) pair takes three bytes: the zero is 1 sign, 5 exponent and 8 mantissa bits (a float16 without its two
 lowest mantissa bits), the scale 5 exponent and 5 mantissa bits; the scale's upper eight bits are its byte, its lower
@@ -75,6 +78,12 @@ class CacheLayout:
             )
 
     @property
+    def spec(self) -> str:
+        """The sizes in one word, as compiled kernels are keyed by."""
+        sizes = self.head_size, self.block_size, self.key_bits, self.value_bits, self.key_group, self.value_group
+        return ":".join(map(str, sizes))
+
+    @property
     def key_groups(self) -> int:
         """Key groups in a block."""
         return self.block_size // self.key_group
@@ -85,13 +94,13 @@ class CacheLayout:
         return self.head_size // self.value_group
 
     @property
-    def key_code_rows(self) -> int:
-        """Rows of packed key codes, ``D * key_bits / 8``."""
+    def key_code_bytes(self) -> int:
+        """Bytes of packed key codes of one token, ``D * key_bits / 8``."""
         return self.head_size * self.key_bits // 8
 
     @property
-    def value_code_bytes(self) -> int:
-        """Bytes of packed value codes of one token, ``D * value_bits / 8``."""
+    def value_code_rows(self) -> int:
+        """Rows of packed value codes, ``D * value_bits / 8``."""
         return self.head_size * self.value_bits // 8
 
     @property
@@ -100,11 +109,11 @@ class CacheLayout:
 
     @property
     def value_codes_offset(self) -> int:
-        return self.key_code_rows * self.block_size
+        return self.key_code_bytes * self.block_size
 
     @property
     def key_zeros_offset(self) -> int:
-        return self.value_codes_offset + self.value_code_bytes * self.block_size
+        return self.value_codes_offset + self.value_code_rows * self.block_size
 
     @property
     def value_zeros_offset(self) -> int:

@@ -140,74 +140,94 @@ class Sections:
             section: torch.Tensor = records[..., start : start + size].view(dtype).unflatten(-1, shape)
             return section
 
-        self.key_codes = view(layout.key_codes_offset, layout.key_code_rows, t)  # [..., D / Pk, T]
-        self.value_codes = view(layout.value_codes_offset, t, layout.value_code_bytes)  # [..., T, D / Pv]
+        self.key_codes = view(layout.key_codes_offset, t, layout.key_code_bytes)  # [..., T, D / Pk]
+        self.value_codes = view(layout.value_codes_offset, layout.value_code_rows, t)  # [..., D / Pv, T]
         self.key_zeros = view(layout.key_zeros_offset, layout.key_groups, d, dtype=torch.uint16)
-        self.value_zeros = view(layout.value_zeros_offset, t, layout.channel_groups, dtype=torch.uint16)
+        self.value_zeros = view(layout.value_zeros_offset, layout.channel_groups, t, dtype=torch.uint16)
         self.key_scales = view(layout.key_scales_offset, layout.key_groups, d)
-        self.value_scales = view(layout.value_scales_offset, t, layout.channel_groups)
+        self.value_scales = view(layout.value_scales_offset, layout.channel_groups, t)
         assert self.key_codes.shape[:-2] == lead
 
 
-def store_groups(
+def store_keys(
     layout: CacheLayout,
     pages: torch.Tensor,
     block_ids: torch.Tensor,
     group_in_block: torch.Tensor,
     key: torch.Tensor,
-    value: torch.Tensor,
     clipping: bool,
 ) -> None:
-    """Close key groups: quantize their keys and values and write them into their pages.
+    """Close key groups: quantize their keys and write them into their pages.
 
     Args:
         pages: uint8 [blocks, H, record_bytes], changed in place.
         block_ids, group_in_block: int64 [N], where each group goes.
-        key, value: [N, G, H, D], already rotated if the format rotates.
+        key: [N, G, H, D], already rotated if the format rotates.
     """
     g = layout.key_group
-    key, value = key.transpose(1, 2), value.transpose(1, 2)  # [N, H, G, D]
-    k_codes, k_zero, k_scale = quantize(key, layout.key_bits, 2, clipping)
-    v_codes, v_zero, v_scale = quantize(
+    codes, zero, scale = quantize(key.transpose(1, 2), layout.key_bits, 2, clipping)  # [N, H, G, D]
+    packed = pack(codes, layout.key_bits, 3)  # [N, H, G, D / Pk]
+    for n, (block, group) in enumerate(zip(block_ids.tolist(), group_in_block.tolist(), strict=True)):
+        to = Sections(layout, pages[block])
+        to.key_codes[:, group * g : (group + 1) * g] = packed[n]
+        to.key_zeros[:, group] = zero[n, :, 0].to(torch.uint16)
+        to.key_scales[:, group] = scale[n, :, 0].to(torch.uint8)
+
+
+def store_values(
+    layout: CacheLayout, pages: torch.Tensor, slots: torch.Tensor, value: torch.Tensor, clipping: bool
+) -> None:
+    """Quantize values, token by token, and write them into their pages.
+
+    Args:
+        pages: uint8 [blocks, H, record_bytes], changed in place.
+        slots: int64 [n], block * T + token of the block; a negative one skips its token (vLLM's slot mapping).
+        value: [n, H, D], already rotated if the format rotates.
+    """
+    codes, zero, scale = quantize(
         value.unflatten(-1, (layout.channel_groups, layout.value_group)), layout.value_bits, -1, clipping
     )
-    k_packed = pack(k_codes, layout.key_bits, 3).transpose(2, 3)  # [N, H, D / Pk, G]
-    v_packed = pack(v_codes.flatten(-2), layout.value_bits, 3)  # [N, H, G, D / Pv]
-    for n, (block, group) in enumerate(zip(block_ids.tolist(), group_in_block.tolist(), strict=True)):
-        to, tokens = Sections(layout, pages[block]), slice(group * g, (group + 1) * g)
-        to.key_codes[:, :, tokens] = k_packed[n]
-        to.key_zeros[:, group] = k_zero[n, :, 0].to(torch.uint16)
-        to.key_scales[:, group] = k_scale[n, :, 0].to(torch.uint8)
-        to.value_codes[:, tokens] = v_packed[n]
-        to.value_zeros[:, tokens] = v_zero[n].squeeze(-1).to(torch.uint16)
-        to.value_scales[:, tokens] = v_scale[n].squeeze(-1).to(torch.uint8)
+    packed = pack(codes.flatten(-2), layout.value_bits, 2)  # [n, H, D / Pv]
+    for n, slot in enumerate(slots.tolist()):
+        if slot < 0:
+            continue
+        to, token = Sections(layout, pages[slot // layout.block_size]), slot % layout.block_size
+        to.value_codes[:, :, token] = packed[n]
+        to.value_zeros[:, :, token] = zero[n].squeeze(-1).to(torch.uint16)
+        to.value_scales[:, :, token] = scale[n].squeeze(-1).to(torch.uint8)
 
 
 def load_blocks(layout: CacheLayout, pages: torch.Tensor, block_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of whole blocks as the cache holds them, float32 [H, len(block_ids) * T, D] each."""
     s = Sections(layout, pages[block_ids.long()])  # [N, H, record] sections
     k_zero, k_scale = decode(s.key_zeros, s.key_scales)  # [N, H, T / G, D]
-    key = unpack(s.key_codes, layout.key_bits, -2).transpose(-1, -2).float()  # [N, H, T, D]
+    key = unpack(s.key_codes, layout.key_bits, -1).float()  # [N, H, T, D]
     key = key.unflatten(2, (layout.key_groups, layout.key_group)) * k_scale[:, :, :, None] + k_zero[:, :, :, None]
-    v_zero, v_scale = decode(s.value_zeros, s.value_scales)  # [N, H, T, D / value_group]
-    value = (
-        unpack(s.value_codes, layout.value_bits, -1).float().unflatten(-1, (layout.channel_groups, layout.value_group))
-    )
-    value = value * v_scale[..., None] + v_zero[..., None]
-    return key.flatten(2, 3).transpose(0, 1).flatten(1, 2), value.flatten(-2).transpose(0, 1).flatten(1, 2)
+    v_zero, v_scale = decode(s.value_zeros, s.value_scales)  # [N, H, D / value_group, T]
+    value = unpack(s.value_codes, layout.value_bits, -2).float()  # [N, H, D, T]
+    value = value.unflatten(2, (layout.channel_groups, layout.value_group))
+    value = (value * v_scale[..., None, :] + v_zero[..., None, :]).flatten(2, 3).transpose(2, 3)
+    return key.flatten(2, 3).transpose(0, 1).flatten(1, 2), value.transpose(0, 1).flatten(1, 2)
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-def closed_tokens(position: int, key_group: int, window: int, readable_from: int = 0) -> int:
-    """How many leading tokens the query at ``position`` reads quantized.
+def closed_keys(position: int, key_group: int, key_window: int, readable_from: int = 0) -> int:
+    """How many leading tokens' keys the query at ``position`` reads quantized: the groups it is past by the window.
 
-    Every group whose tokens are all at least ``window`` tokens old, the query's own token included; so what a query
-    reads depends on its position alone, and prefill, decode, chunks and prefix hits agree. ``readable_from``: tokens
-    below it exist only quantized (a prefix hit restored them), whatever the window asks for.
+    What a query reads depends on its position alone, so prefill, decode, chunks, drafts and prefix hits agree.
+    ``readable_from``: tokens below it exist only quantized (a prefix hit restored them), whatever the window asks for.
     """
-    return max((max(position + 1 - window, 0) // key_group) * key_group, readable_from)
+    return max(max(position - key_window, 0) // key_group * key_group, readable_from)
+
+
+def rough_values(position: int, value_residual: int, value_window: int, readable_from: int = 0) -> int:
+    """How many leading tokens' values the query at ``position`` reads quantized: whole runs of ``value_residual``.
+
+    ``value_window``, ``readable_from``: as for :func:`closed_keys`.
+    """
+    return max(max(position - value_window, 0) // value_residual * value_residual, readable_from)
 
 
 def attention_over(
@@ -240,23 +260,23 @@ def attend(
     layout: CacheLayout,
     pages: torch.Tensor,
     block_ids: torch.Tensor,
-    closed: int,
     query: torch.Tensor,
-    open_key: torch.Tensor,
-    open_value: torch.Tensor,
+    exact_key: torch.Tensor,
+    exact_value: torch.Tensor,
+    tokens: int,
     scale: float,
 ) -> torch.Tensor:
-    """One query over ``closed`` quantized tokens and the full-precision tokens after them.
+    """One query over the first ``tokens`` tokens of its sequence, some read quantized and the newest exactly.
 
     Args:
         pages: uint8 [blocks, H, record_bytes]; block_ids: the sequence's blocks in order.
-        query: [Hq, D], rotated if the format rotates; open_key, open_value: [H, open tokens, D], likewise.
+        query: [Hq, D], rotated if the format rotates.
+        exact_key, exact_value: [H, n, D] of the newest n tokens, likewise rotated; all before them are read quantized.
 
     Returns:
         [Hq, D] float32, still rotated.
     """
-    blocks = block_ids[: -(-closed // layout.block_size)]
-    key, value = load_blocks(layout, pages, blocks)
-    key = torch.cat([key[:, :closed], open_key.float()], 1)
-    value = torch.cat([value[:, :closed], open_value.float()], 1)
+    key, value = load_blocks(layout, pages, block_ids[: -(-tokens // layout.block_size)])
+    key = torch.cat([key[:, : tokens - exact_key.shape[1]], exact_key.float()], 1)
+    value = torch.cat([value[:, : tokens - exact_value.shape[1]], exact_value.float()], 1)
     return attention_over(query, key, value, scale)[0]

@@ -25,14 +25,17 @@ def cache_memory_bytes(vllm_config: Any) -> int:
 
 def staging_bytes_per_sequence(vllm_config: Any) -> int:
     """Bytes of one slot in the rings of every attention layer of this worker."""
+    from vllm.platforms import current_platform
+
     from vllm_kivi.cache.staging import ring_dtype
 
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     return config_of(vllm_config).staging_bytes_per_sequence(
         model.get_num_kv_heads(parallel),
         model.get_head_size(),
-        ring_dtype(model.dtype).itemsize,
+        (ring_dtype(model.dtype) if current_platform.is_cpu() else model.dtype).itemsize,
         model.get_num_layers(parallel),
+        vllm_config.num_speculative_tokens,
     )
 
 

@@ -52,7 +52,7 @@ function addCommand(
     const text = option.defaultText === undefined ? "" : ` (default: ${option.defaultText})`;
     const added = new Option(option.flags, option.description + text);
     if (option.repeatable) added.argParser((value, all: string[] | undefined) => [...(all ?? []), value]);
-    command.addOption(added);
+    command.addOption(added.hideHelp(option.hidden ?? false));
   }
   if (spec.passThrough !== undefined) command.usage(`${command.usage()} [-- ${spec.passThrough.name}]`);
   command.addHelpText("after", helpFooter(spec));

@@ -7,6 +7,7 @@ import {
   passed,
   prepareMatrix,
 } from "../core/bench/index.js";
+import type { KiviSettings } from "../core/plugin/settings.js";
 import { openVenv, requireVllm, resolveVenvPath } from "../core/venv/index.js";
 import { type Paint, PLAIN, renderTable } from "../report/table.js";
 import type { Handler, Outcome } from "../shared/command.js";
@@ -61,6 +62,19 @@ function modelPath(ctx: Context, model: string | undefined): string {
   );
 }
 
+/** The names of a file as those of the program. */
+function kiviSettings(kivi: NonNullable<FileInput["kivi"]>): KiviSettings {
+  return {
+    keyGroup: kivi["key-group"],
+    valueGroup: kivi["value-group"],
+    keyWindow: kivi["key-window"],
+    valueResidual: kivi["value-residual"],
+    valueWindow: kivi["value-window"],
+    rotation: kivi.rotation,
+    clipping: kivi.clipping,
+  };
+}
+
 async function matrixConfig(
   ctx: Context,
   input: Omit<BenchInput, "config">,
@@ -106,10 +120,7 @@ async function matrixConfig(
     tensorParallelSize: input.tensorParallel,
     enforceEager: input.execution === undefined ? undefined : input.execution === "eager",
     loadFormat: input.loadFormat,
-    kivi:
-      kivi === undefined
-        ? undefined
-        : { ...kivi, keyGroup: kivi["key-group"], valueGroup: kivi["value-group"] },
+    kivi: kivi === undefined ? undefined : kiviSettings(kivi),
     output: resolve(ctx.cwd, input.output ?? "kivi-bench.json"),
     resume: input.resume ?? false,
   });

@@ -3,6 +3,7 @@ import { CACHE_NAMES } from "../core/bench/caches.js";
 import { SUITES } from "../core/bench/config.js";
 import { parseShape, type Shape } from "../core/bench/shapes.js";
 import { byteSize, choice, choiceList, decimal, integer } from "../shared/values.js";
+import { residualTokens, retiredWindow, windowTokens } from "./kivi-settings.schema.js";
 
 const tokens = () => integer({ min: 1, max: 16_777_216 });
 
@@ -23,7 +24,10 @@ const shapes = z.string().transform((text, context): Shape[] => {
 const kivi = z.strictObject({
   "key-group": integer({ min: 8 }).optional(),
   "value-group": integer({ min: 8 }).optional(),
-  window: integer({ min: 0 }).optional(),
+  "key-window": windowTokens(),
+  "value-residual": residualTokens(),
+  "value-window": windowTokens(),
+  window: retiredWindow(""),
   rotation: z.boolean().optional(),
   clipping: z.boolean().optional(),
 });

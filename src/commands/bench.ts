@@ -1,3 +1,4 @@
+import { CACHE_NAMES } from "../core/bench/caches.js";
 import { defineCommand } from "../shared/command.js";
 
 export const bench = defineCommand({
@@ -32,7 +33,7 @@ export const bench = defineCommand({
     },
     {
       flags: "--caches <list>",
-      description: "bf16, fp8, k4v4, k4v2, k2v2",
+      description: CACHE_NAMES.join(", "),
       defaultText: "all that the platform has",
     },
     { flags: "--suites <list>", description: "capacity, throughput, perplexity", defaultText: "all" },

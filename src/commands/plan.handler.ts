@@ -89,8 +89,8 @@ function refuseOverflow({ budget }: CapacityPlan, input: PlanInput): void {
   );
 }
 
-/** As the plugin limits it (vllm_kivi/gate.py). */
-const STAGING_SHARE = 4;
+/** One part in this many of the memory that vLLM may use, as the plugin limits it on a GPU (vllm_kivi/gate.py). */
+const STAGING_SHARE = 20;
 
 function notes(model: ModelShape, { layers, caches, budget }: CapacityPlan, context: number): string[] {
   const found: string[] = [];
@@ -117,10 +117,10 @@ function notes(model: ModelShape, { layers, caches, budget }: CapacityPlan, cont
     found.push(`The model's own limit is ${model.maxPositions} tokens.`);
   }
   const starved = caches.filter((cache) => cache.cacheBytes <= 0).map((cache) => cache.cache);
-  const greedy = caches.filter((cache) => cache.stagingBytes > budget.leftBytes / STAGING_SHARE);
+  const greedy = caches.filter((cache) => cache.stagingBytes > budget.usableBytes / STAGING_SHARE);
   if (greedy.length > 0) {
     found.push(
-      `The plugin lowers --max-num-seqs for ${greedy.map((cache) => cache.cache).join(", ")}: staging may take a quarter of the cache's memory.`,
+      `The plugin lowers --max-num-seqs for ${greedy.map((cache) => cache.cache).join(", ")}: staging may take 1/${STAGING_SHARE} of the usable memory.`,
     );
   }
   if (starved.length > 0) {

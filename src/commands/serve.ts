@@ -1,3 +1,4 @@
+import { PRESET_NAMES } from "../core/plugin/presets.js";
 import { defineCommand } from "../shared/command.js";
 
 export const serve = defineCommand({
@@ -26,7 +27,7 @@ export const serve = defineCommand({
       description: "environment with vLLM and the plugin",
       defaultText: "the active one, else ./.venv",
     },
-    { flags: "--preset <name>", description: "k4v4, k4v2 or k2v2", defaultText: "k4v4" },
+    { flags: "--preset <name>", description: PRESET_NAMES.join(", "), defaultText: "k4v4" },
     {
       flags: "--key-group <tokens>",
       description: "tokens that share a key scale",
@@ -38,10 +39,22 @@ export const serve = defineCommand({
       defaultText: "the preset's",
     },
     {
-      flags: "--window <tokens>",
-      description: "newest tokens kept in full precision",
+      flags: "--key-window <tokens>",
+      description: "tokens before the open group whose keys are read in full precision",
       defaultText: "the preset's",
     },
+    {
+      flags: "--value-residual <tokens>",
+      description: "values are read in full precision until a run of this many tokens is complete",
+      defaultText: "the preset's, at most the key group",
+    },
+    {
+      flags: "--value-window <tokens>",
+      description: "tokens before the open run whose values are read in full precision",
+      defaultText: "the preset's",
+    },
+    // Its schema refuses it with the names of its two successors.
+    { flags: "--window [tokens]", description: "of earlier versions", hidden: true },
     { flags: "--rotation", description: "rotate queries, keys and values (Hadamard)" },
     { flags: "--no-rotation", description: "do not rotate" },
     { flags: "--clipping", description: "search for the range with the least error when storing" },

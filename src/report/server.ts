@@ -25,7 +25,9 @@ export function serverSummary(server: Server, model: string, colour: ChalkInstan
   const addition = [
     `key group ${report.keyGroup}`,
     `value group ${report.valueGroup}`,
-    ...(report.window > 0 ? [`window ${report.window}`] : []),
+    ...(report.keyWindow > 0 ? [`key window ${report.keyWindow}`] : []),
+    `value residual ${report.valueResidual}`,
+    ...(report.valueWindow > 0 ? [`value window ${report.valueWindow}`] : []),
     ...(report.rotation ? ["rotated"] : []),
     ...(report.clipping ? ["clipped"] : []),
   ].join(", ");

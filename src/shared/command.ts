@@ -17,6 +17,8 @@ export interface OptionSpec {
   readonly defaultText?: string;
   /** May be given more than once; the schema sees an array. */
   readonly repeatable?: boolean;
+  /** Left out of help. */
+  readonly hidden?: boolean;
 }
 
 export interface Example {

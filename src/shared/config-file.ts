@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { parseDocument } from "yaml";
-import type { ZodType } from "zod";
+import { ZodObject, type ZodType } from "zod";
 import { messageOf, usageError } from "./errors.js";
 import { didYouMean } from "./suggest.js";
 
@@ -13,6 +13,16 @@ export function kebabCase(name: string): string {
 function asText(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(String).join(",");
   return typeof value === "number" ? String(value) : value;
+}
+
+/** Where an unknown key is known: inside a section, or else under a like name; the empty string if nowhere. */
+function elsewhere(key: string, fields: Record<string, ZodType>): string {
+  const section = Object.keys(fields).find((name) => {
+    const field = fields[name];
+    return field instanceof ZodObject && Object.hasOwn(field.shape, key);
+  });
+  if (section !== undefined) return ` It belongs under "${kebabCase(section)}:".`;
+  return didYouMean(key, Object.keys(fields).map(kebabCase));
 }
 
 /**
@@ -53,7 +63,7 @@ export async function readConfigFile<T extends Record<string, ZodType>>(
     const name = names.get(key);
     const field = name === undefined ? undefined : fields[name];
     if (name === undefined || field === undefined) {
-      problems.push(`${path}: unknown key "${key}".${didYouMean(key, names.keys())}`);
+      problems.push(`${path}: unknown key "${key}".${elsewhere(key, fields)}`);
       continue;
     }
     const checked = field.safeParse(asText(value));

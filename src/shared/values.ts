@@ -69,6 +69,11 @@ export function choiceList<const T extends readonly [string, ...string[]]>(value
   });
 }
 
+/** A name that is no longer taken: any value is refused, with what to write instead. */
+export function retired(message: string) {
+  return z.never({ error: message }).optional();
+}
+
 const BYTE_UNITS: Record<string, number> = {
   B: 1,
   KB: 1e3,

@@ -69,14 +69,14 @@ describe("a config file", () => {
 
   it("holds the same values as flags, in YAML's own types", async () => {
     const path = write(
-      "caches: [bf16, k4v2]\nshapes: 4x1024+32\nkv-memory: 2GiB\nrepeats: 5\nkivi:\n  key-group: 64\n  rotation: false\n",
+      "caches: [bf16, k4v2]\nshapes: 4x1024+32\nkv-memory: 2GiB\nrepeats: 5\nkivi:\n  key-group: 64\n  value-residual: 16\n  value-window: 128\n  rotation: false\n",
     );
     expect(await readConfigFile(path, fileFields)).toEqual({
       caches: ["bf16", "k4v2"],
       shapes: [{ batch: 4, context: 1024, new: 32 }],
       kvMemory: 2 * 2 ** 30,
       repeats: 5,
-      kivi: { "key-group": 64, rotation: false },
+      kivi: { "key-group": 64, "value-residual": 16, "value-window": 128, rotation: false },
     });
   });
 
@@ -90,6 +90,16 @@ describe("a config file", () => {
     expect(lines[1]).toContain(`${path}: repeats: expected a whole number`);
     expect(lines[2]).toContain(`${path}: kivi.rotation: `);
     expect(lines[3]).toContain('found "4x1"');
+  });
+
+  it("names the successors of kivi's window, and the section of a setting that is outside it", async () => {
+    const path = write("window: 512\nkey-window: 64\nkivi:\n  window: 64\n");
+    const error = await readConfigFile(path, fileFields).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: "config-invalid", exitCode: 2 });
+    const [outside = "", retired = "", ...more] = (error as Error).message.split("\n");
+    expect(outside).toBe(`${path}: unknown key "key-window". It belongs under "kivi:".`);
+    expect(retired).toMatch(/: kivi\.window: .*key-window.*value-window/);
+    expect(more).toEqual([]);
   });
 
   it.each(readdirSync(matrices))("of bench/matrices is valid: %s", async (name) => {

@@ -83,10 +83,13 @@ describe("the matrix", () => {
 
   it("hands KIVI's settings to the KIVI cells alone", async () => {
     const { context, commands } = machine(() => undefined);
-    await runMatrix(context, request({ caches: ["bf16", "k4v2"], kivi: { rotation: false, keyGroup: 64 } }));
+    const settings = { rotation: false, keyGroup: 64, keyWindow: 32, valueResidual: 16, valueWindow: 0 };
+    await runMatrix(context, request({ caches: ["bf16", "k4v2"], kivi: settings }));
     const specs = commands.slice(1).map((c) => JSON.parse(readFileSync(c.argv[2] ?? "", "utf8")) as CellSpec);
     expect(specs[0]?.engine).not.toHaveProperty("additional_config");
-    expect(specs[1]?.engine.additional_config).toEqual({ kivi: { rotation: false, key_group: 64 } });
+    expect(specs[1]?.engine.additional_config).toEqual({
+      kivi: { rotation: false, key_group: 64, key_window: 32, value_residual: 16, value_window: 0 },
+    });
   });
 
   it("saves the result after each cell", async () => {

@@ -1,8 +1,9 @@
 """A separate, straightforward model of KIVI: the full sequence at once, dense, sharing no code with the plugin.
 
 Every key and value is quantized and read back; then each query picks, for every earlier token, the quantized or the
-exact one by position alone: token j is read quantized by query i when its whole key group is at least ``window`` tokens
-old, the query's own token included. Nothing is packed, cached, chunked or batched.
+exact one by position alone. Query i reads the key of token j quantized when i is past j's key group by at least
+``key_window`` tokens, and its value when i is past j's run of ``value_residual`` tokens by at least ``value_window``.
+Nothing is packed, cached, chunked or batched.
 
 Source: Liu et al., "KIVI", ICML 2024; the rounding of scale and zero is the one vllm_kivi.layout documents.
 """
@@ -50,7 +51,8 @@ class Oracle:
     """Logits of a Llama checkpoint under a KIVI cache.
 
     Args:
-        settings: key_bits, value_bits, key_group, value_group, window, rotation, clipping; None for an exact cache.
+        settings: key_bits, value_bits, key_group, value_group, key_window, value_residual, value_window, rotation,
+            clipping, and restored: leading tokens that a prefix hit left only quantized; None for an exact cache.
         dtype: the model's; attention itself is computed in float32.
     """
 
@@ -70,15 +72,20 @@ class Oracle:
         q, k, v = q[0].float(), k[0].float(), v[0].float()  # [heads, tokens, D]
         tokens, ratio = q.shape[1], q.shape[0] // k.shape[0]
         i, j = torch.arange(tokens)[:, None], torch.arange(tokens)[None]
-        exact_k, exact_v, closed = k, v, torch.zeros(tokens, tokens, dtype=torch.bool)
+        exact_k, exact_v = k, v
+        rough_k = rough_v = torch.zeros(tokens, tokens, dtype=torch.bool)
         if self.settings:
             s = self.settings
             k, v = self._stored(k, v)
-            closed = j < (i + 1 - s["window"]).clamp_min(0) // s["key_group"] * s["key_group"]
+            rough_k = (j // s["key_group"] + 1) * s["key_group"] + s["key_window"] <= i
+            restored = (j < s.get("restored", 0)) & (i >= s.get("restored", 0))
+            rough_k |= restored
+            rough_v = (j // s["value_residual"] + 1) * s["value_residual"] + s["value_window"] <= i
+            rough_v |= restored
         k, v, exact_k, exact_v = (x.repeat_interleave(ratio, 0) for x in (k, v, exact_k, exact_v))
-        scores = torch.where(closed, q @ k.transpose(1, 2), q @ exact_k.transpose(1, 2)) * scaling
+        scores = torch.where(rough_k, q @ k.transpose(1, 2), q @ exact_k.transpose(1, 2)) * scaling
         p = scores.masked_fill(j > i, -math.inf).softmax(-1)
-        out = (p * closed) @ v + (p * ~closed) @ exact_v
+        out = (p * rough_v) @ v + (p * ~rough_v) @ exact_v
         return out.transpose(0, 1)[None].to(self.dtype), None
 
     def _stored(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

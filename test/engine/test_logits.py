@@ -19,8 +19,10 @@ without any quantization; a key that lands on the other side of a rounding edge 
 
 CASES = {
     "k4v4-d64-gqa3": (TinyModel(64, 2, 3), "kivi_k4v4", "float32", {}),
-    "k2v2-d128-gqa4": (TinyModel(128, 1, 4), "kivi_k2v2", "float32", {"window": 0}),
-    "k4v2-d64-gqa8-window": (TinyModel(64, 1, 8), "kivi_k4v2", "float32", {"window": 40}),
+    "k2v2-d128-gqa4": (TinyModel(128, 1, 4), "kivi_k2v2", "float32", {"key_window": 0, "value_window": 0}),
+    "k2v2-d64-gqa3-both-windows": (TinyModel(64, 2, 3), "kivi_k2v2", "float32", {"key_window": 24, "value_window": 60}),
+    "k4v2-d64-gqa8-key-window": (TinyModel(64, 1, 8), "kivi_k4v2", "float32", {"key_window": 40, "value_window": 0}),
+    "k4v2-d64-gqa3-value-window": (TinyModel(64, 2, 3), "kivi_k4v2", "float32", {}),
     "k4v4-d64-mha-plain-g64": (
         TinyModel(64, 2, 1),
         "kivi_k4v4",
@@ -28,7 +30,7 @@ CASES = {
         {"rotation": False, "clipping": True, "key_group": 64},
     ),
     "k4v4-d64-gqa3-bf16": (TinyModel(64, 2, 3), "kivi_k4v4", "bfloat16", {}),
-    "k4v2-d128-gqa4-bf16": (TinyModel(128, 1, 4), "kivi_k4v2", "bfloat16", {"window": 0}),
+    "k4v2-d128-gqa4-bf16": (TinyModel(128, 1, 4), "kivi_k4v2", "bfloat16", {"key_window": 0, "value_window": 0}),
 }
 
 
@@ -41,7 +43,8 @@ def test_prompt_logits_equal_the_oracle(case: str, budget: int, checkpoints: Pat
         oracle_for(checkpoint, cache_dtype, model.head_size, dtype, **settings),
         Oracle(checkpoint, None, getattr(torch, dtype)),
     )
-    window = settings_of(cache_dtype, model.head_size, **settings)["window"]
+    described = settings_of(cache_dtype, model.head_size, **settings)
+    window = max(described["key_window"], described["value_window"])
     prompts = [prompt(length, seed=length) for length in LENGTHS]
     options = {"additional_config": {"kivi": settings}} if settings else {}
     with engine(checkpoint, kv_cache_dtype=cache_dtype, dtype=dtype, max_num_batched_tokens=budget, **options) as llm:

@@ -21,7 +21,8 @@ import json, sys
 from vllm import LLM, SamplingParams
 def main():
     checkpoint, prompt, target = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-    llm = LLM(checkpoint, kv_cache_dtype="kivi_k4v4", additional_config={"kivi": {"window": 24}}, dtype="float32",
+    settings = {"key_window": 24, "value_window": 16}
+    llm = LLM(checkpoint, kv_cache_dtype="kivi_k4v4", additional_config={"kivi": settings}, dtype="float32",
               skip_tokenizer_init=True, enforce_eager=True, max_model_len=512, max_num_seqs=4,
               kv_cache_memory_bytes=32 << 20)
     sampling = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -53,7 +54,8 @@ def test_spawned_processes_get_the_settings(checkpoints: Path, tmp_path: Path) -
     assert len(reports) == 1
     assert "Worker" in reports[0]
     report = json.loads(reports[0].split("KIVI_REPORT ", 1)[1])
-    assert (report["preset"], report["window"], report["layers"], report["staging_slots"]) == ("k4v4", 24, 2, 4)
+    assert (report["preset"], report["layers"], report["staging_slots"]) == ("k4v4", 2, 4)
+    assert (report["key_window"], report["value_window"]) == (24, 16)
     assert report["bytes_per_token"] == 68.5 * MODEL.kv_heads * MODEL.layers
     assert (
         report["tokens"]
@@ -61,7 +63,7 @@ def test_spawned_processes_get_the_settings(checkpoints: Path, tmp_path: Path) -
         == ((32 << 20) - report["staging_bytes"]) // report["page_bytes"] * 128
     )
     generated = json.loads(target.read_text())
-    oracle = oracle_for(checkpoint, "kivi_k4v4", MODEL.head_size, window=24)
+    oracle = oracle_for(checkpoint, "kivi_k4v4", MODEL.head_size, key_window=24, value_window=16)
     best = oracle.logits([*tokens, *generated])[len(tokens) - 1 : -1].argmax(-1).tolist()
     assert generated == best
 
@@ -69,11 +71,13 @@ def test_spawned_processes_get_the_settings(checkpoints: Path, tmp_path: Path) -
 def test_without_kivi_vllm_is_untouched(checkpoints: Path, engine: Any) -> None:
     """With the plugin loaded but not asked for: vLLM's own backend, spec and block count, and exact attention."""
     from conftest import MEGABYTE, runner_of, scheduler_of
+    from vllm.plugins import load_general_plugins
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
     from vllm.v1.kv_cache_interface import FullAttentionSpec
 
     from vllm_kivi import status
 
+    load_general_plugins()
     assert status()["registered"]
     checkpoint = write_checkpoint(MODEL, checkpoints)
     with engine(checkpoint) as llm:

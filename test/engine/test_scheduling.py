@@ -37,6 +37,7 @@ def oracle(checkpoints: Path) -> Oracle:
 
 @pytest.fixture(scope="module")
 def llm(checkpoints: Path, engine: Any) -> Iterator[Any]:
+    """An engine of most tests; they come first, because it generates no more once another has run in this process."""
     with engine(write_checkpoint(MODEL, checkpoints), kv_cache_dtype="kivi_k4v4") as llm:
         yield llm
 
@@ -103,6 +104,45 @@ def test_answer_is_cached_for_the_next_turn(llm: Any, oracle: Oracle) -> None:
     following = generate(llm, [whole(turn) + prompt(20, seed=92)], 8)[0]
     assert following.num_cached_tokens == 256
     check_generated([following, turn], oracle)
+
+
+@pytest.mark.parametrize(
+    ("cache_dtype", "settings"),
+    [("kivi_k4v2", {}), ("kivi_k2v2", {"key_window": 24, "value_window": 60})],
+    ids=["value-window", "both-windows"],
+)
+def test_decode_crosses_window_edges(
+    cache_dtype: str, settings: dict[str, int], checkpoints: Path, engine: Any
+) -> None:
+    """Decode and chunked prefill in the same steps; the newest values are read exactly, out of a ring of their own."""
+    checkpoint = write_checkpoint(MODEL, checkpoints)
+    lengths = (1, 24, 60, 100, 127, 128, 250)
+    with engine(
+        checkpoint,
+        kv_cache_dtype=cache_dtype,
+        max_num_batched_tokens=100,
+        additional_config={"kivi": settings},
+    ) as llm:
+        outputs = generate(llm, [prompt(n, seed=700 + n) for n in lengths], 140)
+    check_generated(outputs, oracle_for(checkpoint, cache_dtype, MODEL.head_size, **settings))
+
+
+def test_prefix_hit_with_windows_reads_what_it_restored_quantized(checkpoints: Path, engine: Any) -> None:
+    """A miss has the newest tokens of the prefix in its rings, a hit has them only in pages, whatever the windows ask.
+
+    So the hit is the oracle's whose windows reach back to the end of the hit and no further.
+    """
+    checkpoint, windows, hit = write_checkpoint(MODEL, checkpoints), {"key_window": 24, "value_window": 60}, 256
+    with engine(checkpoint, kv_cache_dtype="kivi_k2v2", additional_config={"kivi": windows}) as llm:
+        tokens = prompt(300, seed=5300)
+        miss, again = generate(llm, [tokens], 6)[0], generate(llm, [tokens], 6)[0]
+    assert (miss.num_cached_tokens, again.num_cached_tokens) == (0, hit)
+    oracle = oracle_for(checkpoint, "kivi_k2v2", MODEL.head_size, **windows)
+    check_generated([miss], oracle)
+    assert generated_error(again, oracle) > 0.01, "a hit that reads as a miss does: the test has no power"
+    assert oracle.settings is not None
+    oracle.settings |= {"restored": hit}
+    check_generated([again], oracle)
 
 
 def test_preemption_and_resume(checkpoints: Path, engine: Any, oracle: Oracle) -> None:
@@ -185,7 +225,8 @@ def test_the_block_count_is_honest(llm: Any) -> None:
     runner = runner_of(llm)
     rings = [layer.impl.ring for layer in runner.compilation_config.static_forward_context.values()]
     staging = sum(ring.nbytes for ring in rings)
-    assert staging == (8 + 1) * 128 * 2 * MODEL.kv_heads * MODEL.head_size * 4 * MODEL.layers
+    tokens = 128 + 64  # keys wait for their group, values for their run
+    assert staging == (8 + 1) * tokens * MODEL.kv_heads * MODEL.head_size * 4 * MODEL.layers
     page = MODEL.layers * layout.page_bytes(MODEL.kv_heads)
     assert config.num_blocks == (64 * MEGABYTE - staging) // page
     assert layout.bytes_per_token == 68.5  # of 256 in bf16

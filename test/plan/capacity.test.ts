@@ -51,12 +51,13 @@ describe("capacity", () => {
     const { cache } = planned("Llama-3.1-8B");
     expect(cache.bf16?.bytesPerToken).toBe(131_072);
     expect(cache.fp8?.bytesPerToken).toBe(65_536);
-    expect(cache.k4v4?.bytesPerToken).toBe(32 * 8 * 137);
+    expect(cache.k4v4?.bytesPerToken).toBe(32 * 8 * 134);
     expect(cache.k2v2?.bytesPerToken).toBe(32 * 8 * 88);
-    expect(cache.k4v4?.stagingBytes).toBe(257 * 128 * 32 * 8 * 128 * 2 * 2);
-    expect(cache.k2v2?.stagingBytes).toBe(257 * (32 + 128) * 32 * 8 * 128 * 2 * 2);
+    expect(cache.k4v4?.stagingBytes).toBe(257 * (128 + 64) * 32 * 8 * 128 * 2);
+    expect(cache.k4v2?.stagingBytes).toBe(257 * (128 + 128 + 128 + 128) * 32 * 8 * 128 * 2);
+    expect(cache.k2v2?.stagingBytes).toBe(257 * (32 + 128 + 32 + 128) * 32 * 8 * 128 * 2);
     const left = (cache.bf16?.cacheBytes ?? 0) - (cache.k4v4?.stagingBytes ?? 0);
-    expect(cache.k4v4?.tokens).toBe(Math.floor(left / (32 * 8 * 137 * 128)) * 128);
+    expect(cache.k4v4?.tokens).toBe(Math.floor(left / (32 * 8 * 134 * 128)) * 128);
   });
 
   it("counts whole blocks for a sequence", () => {
@@ -76,7 +77,7 @@ describe("capacity", () => {
   it("leaves sliding windows and states in vLLM's own cache", () => {
     const gemma = planned("gemma-3-4b");
     expect(gemma.plan.layers).toEqual({ full: 5, sliding: 29, state: 0 });
-    expect(gemma.cache.k4v4?.bytesPerToken).toBe(5 * 4 * (256 * 2 * 0.5 + (3 * 256) / 128 + 3 * 4));
+    expect(gemma.cache.k4v4?.bytesPerToken).toBe(5 * 4 * (256 * 2 * 0.5 + (3 * 256) / 128 + 3 * 2));
     const gain = (gemma.cache.k4v4?.tokens ?? 0) / (gemma.cache.bf16?.tokens ?? 1);
     expect(gain).toBeGreaterThan(1);
     expect(gain).toBeLessThan(2); // the windows' bytes do not shrink

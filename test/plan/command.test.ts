@@ -41,11 +41,12 @@ describe("kivi plan", () => {
       cache  bytes/token         staging  tokens held         seqs of 8,192
       bf16       131,072  1.00x        -      902,064  1.00x            110
       fp8         65,536  0.50x        -    1,804,144  2.00x            220
-      k4v4        35,072  0.27x  4.0 GiB    3,248,256  3.60x            396
+      k4v4        34,304  0.26x  3.0 GiB    3,352,448  3.72x            409
       k4v2        28,416  0.22x  8.0 GiB    3,857,408  4.28x            470
       k2v2        22,528  0.17x  5.0 GiB    5,009,152  5.55x            611
 
-      Staging keeps the open group of 256 sequences in full precision (--max-num-seqs).
+      Staging keeps the open keys and values and the windows of 256 sequences in full precision (--max-num-seqs).
+      The plugin lowers --max-num-seqs for k4v2: staging may take 1/20 of the usable memory.
       "
     `);
   });
@@ -73,6 +74,13 @@ describe("kivi plan", () => {
     writeFileSync(join(home, "sharded", "model.safetensors.index.json"), JSON.stringify(index));
     const { stdout } = await run(["sharded", "--json"]);
     expect(JSON.parse(stdout).weights).toEqual({ bytes: 16_060_522_496, source: "files" });
+  });
+
+  it("says where the plugin will lower --max-num-seqs", async () => {
+    const { stdout } = await run(["llama", "--gpu", "h200", "--max-num-seqs", "1024"]);
+    expect(stdout).toContain(
+      "lowers --max-num-seqs for k4v4, k4v2, k2v2: staging may take 1/20 of the usable memory",
+    );
   });
 
   it("says so when the model does not fit, with exit code 1", async () => {

@@ -54,7 +54,9 @@ const rank = (number: number, more: object = {}) =>
     value_bits: 2,
     key_group: 128,
     value_group: 32,
-    window: 0,
+    key_window: 128,
+    value_residual: 32,
+    value_window: 96,
     rotation: true,
     clipping: true,
     rank: number,
@@ -78,6 +80,9 @@ describe("the workers' reports", () => {
     expect(reports).toHaveLength(3);
     expect(combineReports(reports)).toMatchObject({
       preset: "k4v2",
+      keyWindow: 128,
+      valueResidual: 32,
+      valueWindow: 96,
       ranks: 2,
       layers: 32,
       bytesPerToken: 201,

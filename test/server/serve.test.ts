@@ -210,6 +210,12 @@ describe("kivi serve refuses", () => {
     [["good", "--key-group", "NaN"], "invalid-value"],
     [["good", "--key-group", "48"], "invalid-value"],
     [["good", "--value-group", "12"], "invalid-value"],
+    [["good", "--key-window", "4097"], "invalid-value"],
+    [["good", "--value-window", "-1"], "invalid-value"],
+    [["good", "--value-residual", "48"], "invalid-value"],
+    [["good", "--value-residual", "0"], "invalid-value"],
+    [["good", "--preset", "k2v2", "--value-residual", "64"], "invalid-value"],
+    [["good", "--key-group", "32", "--value-residual", "64"], "invalid-value"],
     [["good", "--timeout", "0"], "invalid-value"],
   ])("%j as %s", async ([name = "", ...rest], code) => {
     model();
@@ -218,6 +224,12 @@ describe("kivi serve refuses", () => {
     const args = ["serve", name, "--venv", venv, ...own, "--json", ...words];
     const { code: exit, stdout } = await kivi(args, { home: folder });
     expect({ exit, code: JSON.parse(stdout).error.code }).toEqual({ exit: 2, code });
+  });
+
+  it.each([["--window=64"], ["--window"]])("%s with the names of its successors", async (flag) => {
+    const { code, error } = await json([model(), "--venv", venv, flag]);
+    expect({ code, error: error.code }).toEqual({ code: 2, error: "invalid-value" });
+    expect(error.message).toMatch(/^--window: .*--key-window.*--value-window/);
   });
 
   it("a host that is not of this machine", async () => {
@@ -231,11 +243,24 @@ describe("kivi serve refuses", () => {
 describe("kivi serve --print", () => {
   it("shows the command line that would run", async () => {
     const model = makeModel(folder, "good");
-    const own = ["--preset", "k4v2", "--key-group", "64", "--no-rotation", "--clipping", "--print"];
+    const settings = [
+      "--key-group",
+      "64",
+      "--key-window",
+      "32",
+      "--value-residual",
+      "16",
+      "--value-window",
+      "0",
+      "--no-rotation",
+      "--clipping",
+    ];
+    const own = ["--preset", "k4v2", ...settings, "--print"];
     const words = ["--", "--additional-config", '{"a":1}', "--enforce-eager"];
     const { code, stdout } = await kivi(["serve", model, "--venv", venv, ...own, ...words], { home: folder });
     expect(code).toBe(0);
-    const config = '{"a":1,"kivi":{"key_group":64,"rotation":false,"clipping":true}}';
+    const config =
+      '{"a":1,"kivi":{"key_group":64,"key_window":32,"value_residual":16,"value_window":0,"rotation":false,"clipping":true}}';
     expect(stdout).toBe(
       `${venv}/bin/vllm serve ${model} --kv-cache-dtype kivi_k4v2 --host 127.0.0.1 --port 8000 --enforce-eager --additional-config '${config}'`,
     );

@@ -32,9 +32,11 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from vllm_kivi.config import PRESETS
-from vllm_kivi.kernels.decode import decode, decode_scratch
+from vllm_kivi.kernels.append import append_tokens
+from vllm_kivi.kernels.attend import Batch, attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.merge import merge_splits
 from vllm_kivi.kernels.rotate import rotate_heads
-from vllm_kivi.kernels.store import store_groups
+from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
 
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -79,16 +81,28 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
     """Call every launcher once."""
     config = PRESETS[preset]
     layout, heads, rows = config.layout(head_size, 128), 2, 3
+    windows = windows_of(config)
     pages = torch.zeros(4, heads, layout.record_bytes, dtype=torch.uint8)
-    ring = torch.zeros(2, heads, config.staging_tokens, head_size, dtype=dtype)
+    ring_key = torch.zeros(2, heads, config.key_staging_tokens(), head_size, dtype=dtype)
+    ring_value = torch.zeros(2, heads, config.value_staging_tokens(), head_size, dtype=dtype)
     counts = torch.zeros(rows, dtype=torch.int32)
-    index = torch.zeros(rows, layout.key_group, dtype=torch.int64)
+    batch = Batch(torch.zeros(rows + 1, dtype=torch.int32), counts, counts[:, None].repeat(1, 4), counts, counts)
+    slot_mapping = counts.long()
     query = torch.zeros(rows, heads * ratio, head_size, dtype=dtype)
+    rotated = query.float()
     fresh = query[:, :heads]
-    store_groups(layout, pages, counts, counts, fresh, fresh, config.clipping, index, ring, ring)
-    table, scratch = counts[:, None].repeat(1, 4), decode_scratch(layout, rows, heads * ratio, 4, query.device)
-    decode(layout, query, query, pages, table, counts, counts, counts, ring, ring, 1.0, scratch, config.rotation)
+    append_tokens(
+        layout, pages, batch, slot_mapping, query, fresh, fresh, rotated, ring_key, ring_value,
+        config.clipping, config.rotation,
+    )  # fmt: skip
+    scratch = attend_scratch(layout, rows, heads * ratio, 4, query.device)
+    attend_splits(layout, windows, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 1)
+    merge_splits(layout, windows, query, scratch, batch, 1, config.rotation)
     rotate_heads(query, query)
+    store_step_values(layout, pages, slot_mapping, fresh, config.clipping)
+    close_groups(layout, pages, batch, slot_mapping, fresh, ring_key, config.clipping)
+    attend(layout, windows, query, rotated, pages, batch, ring_key, ring_value, fresh, fresh, 1.0)
+    stage_newest(ring_key, batch, fresh)
 
 
 if __name__ == "__main__":

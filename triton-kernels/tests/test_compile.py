@@ -14,11 +14,11 @@ import triton
 _SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """Shared memory of a thread block, bytes (CUDA C++ Programming Guide, table of technical specifications)."""
 
-_SPILL_LIMIT = 32
-"""Bytes of local memory a thread: a few scalars kept over a loop, no tile."""
+_SPILL_LIMIT = 512
+"""Bytes of local memory a thread. Tiles of 128 query rows (prefill) spill some of their scalars and masks."""
 
 _BYTE_LOADS_LIMIT = 48
-"""Single-byte loads in decode: scales take some, codes none (64 or more when the compiler loses their alignment)."""
+"""Single-byte loads in attention: scales take some, codes none (64 or more when the compiler loses their alignment)."""
 
 # Spread over the architectures: each preset, both ways with value scales, both dtypes.
 _CASES = {
@@ -43,8 +43,8 @@ def test_compiles(arch: int, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(kernels) == 4 * len(_CASES[arch])
+    assert len(kernels) == 8 * len(_CASES[arch])
     for kernel in kernels:
         assert kernel["shared"] <= _SHARED_LIMIT[arch], kernel
         assert kernel["local"] <= _SPILL_LIMIT, kernel
-        assert kernel["kernel"] != "_decode_kernel" or kernel["byte_loads"] <= _BYTE_LOADS_LIMIT, kernel
+        assert kernel["kernel"] != "_attend_kernel" or kernel["byte_loads"] <= _BYTE_LOADS_LIMIT, kernel

@@ -8,25 +8,42 @@ import triton
 import triton.language as tl
 
 from vllm_kivi import reference
-from vllm_kivi.kernels.helpers import decode_scale, decode_zero, encode, part_scale, unpack
+from vllm_kivi.kernels.helpers import decode_scale, decode_zero, encode, part_scale, row_of, unpack
 from vllm_kivi.kernels.rotate import rotate_heads
 
 
 @triton.jit
-def _unpack_kernel(out, packed, BITS: tl.constexpr, DTYPE: tl.constexpr):
+def _unpack_kernel(out, packed, BITS: tl.constexpr):
     i = tl.arange(0, 256)
+    parts = unpack(tl.load(packed + i), BITS)
     for part in tl.static_range(8 // BITS):
-        codes = unpack(tl.load(packed + i), part, BITS, DTYPE).to(tl.float32) * part_scale(part, BITS)
-        tl.store(out + part * 256 + i, codes)
+        tl.store(out + part * 256 + i, parts[part].to(tl.float32) * part_scale(part, BITS))
 
 
-@pytest.mark.parametrize("dtype", [tl.float16, tl.bfloat16, tl.float32], ids=str)
 @pytest.mark.parametrize("bits", [2, 4])
-def test_every_byte_unpacks(bits: int, dtype: tl.dtype) -> None:
+def test_every_byte_unpacks(bits: int) -> None:
     packed = torch.arange(256, dtype=torch.uint8)
     out = torch.empty(8 // bits * 256)
-    _unpack_kernel[(1,)](out, packed, BITS=bits, DTYPE=dtype)
+    _unpack_kernel[(1,)](out, packed, BITS=bits)
     assert torch.equal(out, reference.unpack(packed, bits, 0).float())
+
+
+@triton.jit
+def _rows_kernel(rows, firsts, query_start, count, TOKENS: tl.constexpr):
+    row, first = row_of(tl.program_id(0), query_start, count, TOKENS)
+    tl.store(rows + tl.program_id(0), row)
+    tl.store(firsts + tl.program_id(0), first)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 32])
+def test_every_token_of_every_row_has_one_tile(tokens: int) -> None:
+    counts = [5, 0, 1, 64, 33, 0, 31]
+    starts = torch.tensor([0, *counts]).cumsum(0).int()
+    tiles = len(counts) + sum(counts) // tokens
+    rows, firsts = torch.empty(tiles, dtype=torch.int32), torch.empty(tiles, dtype=torch.int32)
+    _rows_kernel[(tiles,)](rows, firsts, starts, len(counts), TOKENS=tokens)
+    got = [(int(r), int(f)) for r, f in zip(rows, firsts, strict=True) if f < counts[r]]
+    assert got == [(r, f) for r, count in enumerate(counts) for f in range(0, count, tokens)]
 
 
 @triton.jit

@@ -7,7 +7,7 @@ and nothing is guessed from block ids: a running request that is not scheduled f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,19 +20,17 @@ class StagingError(RuntimeError):
     """A live row without a slot: reading on would be silent corruption."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Slot:
     """One request's place in the rings.
 
     Attributes:
         index: row of every ring.
         readable_from: tokens below exist only quantized (a prefix hit restored them before this request ran).
-        filled_to: tokens the request had after its last step.
     """
 
     index: int
     readable_from: int
-    filled_to: int
 
 
 class SlotPool:
@@ -42,7 +40,9 @@ class SlotPool:
         self.capacity = capacity
         self._slots: dict[str, Slot] = {}
         self._free = list(range(capacity - 1, -1, -1))
-        self._row_owners: Callable[[], Sequence[str]] | None = None
+        self._scratch = Slot(capacity, 0)
+        self._stepping = False
+        self._owners: Callable[[], Sequence[str]] | None = None
 
     @property
     def scratch(self) -> int:
@@ -53,62 +53,69 @@ class SlotPool:
         return len(self._slots)
 
     @contextmanager
-    def step(self, ended: Iterable[str], row_owners: Callable[[], Sequence[str]]) -> Iterator[None]:
-        """One engine step: frees the slots of requests that ended or were preempted, then lends ``row_owners``.
+    def step(
+        self,
+        ended: Iterable[str],
+        started: Mapping[str, int],
+        owners: Callable[[], Sequence[str]] | None = None,
+    ) -> Iterator[None]:
+        """One engine step: takes slots from requests that ended or were preempted, gives them to those that start.
 
         Args:
             ended: ids that no longer run; freed before any new id is bound, so the capacity always suffices.
-            row_owners: the request of each row of the batch, valid once the runner has updated its batch.
-        """
-        for request in ended:
-            slot = self._slots.pop(request, None)
-            if slot is not None:
-                self._free.append(slot.index)
-        self._row_owners = row_owners
-        try:
-            yield
-        finally:
-            self._row_owners = None
-
-    def rows(self, computed: Sequence[int], lengths: Sequence[int]) -> list[Slot]:
-        """The slots of the batch's rows.
-
-        Args:
-            computed, lengths: tokens each row has before and after this step.
-
-        Outside a step (dummy runs) all rows are scratch. A request seen for the first time gets a free slot; its ring
-        holds nothing yet, so what it has already computed is readable from pages alone.
+            started: tokens already computed (a prefix hit) of each request that starts, or starts again.
+            owners: the request of each row of the batch, valid once the runner has ordered its batch; None where
+                :meth:`own_rows` will tell.
 
         Raises:
             StagingError: more running requests than slots.
         """
-        if self._row_owners is None:
-            return [Slot(self.scratch, 0, 0) for _ in computed]
-        owners = self._row_owners()
-        if len(owners) < len(computed):
-            raise StagingError(f"KIVI staging: {len(computed)} rows in the batch but {len(owners)} requests")
-        slots = []
-        for request, start, end in zip(owners, computed, lengths, strict=False):
-            slot = self._slots.get(request)
-            if slot is None or start != slot.filled_to:  # new, or restarted without having been called preempted
-                slot = self._bind(request, start, slot)
-            slot.filled_to = end
-            slots.append(slot)
-        return slots
+        for request in ended:
+            self._release(request)
+        for request, computed in started.items():
+            self._release(request)  # started again without having been called ended
+            if not self._free:
+                raise StagingError(f"KIVI staging: all {self.capacity} slots are taken and request {request} needs one")
+            self._slots[request] = Slot(self._free.pop(), computed)
+        self._stepping, self._owners = True, owners
+        try:
+            yield
+        finally:
+            self._stepping, self._owners = False, None
 
-    def _bind(self, request: str, start: int, previous: Slot | None) -> Slot:
-        if previous is not None:
-            index = previous.index
-        elif self._free:
-            index = self._free.pop()
-        else:
-            raise StagingError(f"KIVI staging: all {self.capacity} slots are taken and request {request} needs one")
-        slot = self._slots[request] = Slot(index, start, start)
-        return slot
+    def own_rows(self, owners: Sequence[str]) -> None:
+        """The request of each row of this step's batch; ignored outside a step (dummy runs)."""
+        if self._stepping:
+            self._owners = lambda: owners
+
+    def rows(self, count: int) -> list[Slot]:
+        """The slots of the first ``count`` rows of the batch; of scratch outside a step (dummy runs), and for padding.
+
+        Raises:
+            StagingError: a row's request has no slot.
+        """
+        if not self._stepping:
+            return [self._scratch] * count
+        if self._owners is None:
+            raise StagingError("KIVI staging: the model runner did not tell whose rows these are")
+        owners = self._owners()[:count]
+        try:
+            slots = [self._slots[request] for request in owners]
+        except KeyError as error:
+            raise StagingError(f"KIVI staging: request {error} has a row in the batch but no slot") from None
+        return slots + [self._scratch] * (count - len(slots))
+
+    def _release(self, request: str) -> None:
+        slot = self._slots.pop(request, None)
+        if slot is not None:
+            self._free.append(slot.index)
 
 
 building: ContextVar[SlotPool | None] = ContextVar("kivi_slot_pool", default=None)
 """The pool of the runner whose metadata builders are being made."""
+
+stepping: ContextVar[SlotPool | None] = ContextVar("kivi_stepping", default=None)
+"""The pool of the runner that is executing a step."""
 
 
 def ring_dtype(model_dtype: torch.dtype) -> torch.dtype:
@@ -121,15 +128,28 @@ class Ring:
 
     Args:
         slots: capacity of the pool; one more row is scratch.
-        tokens: at least key group + window.
+        key_tokens, value_tokens: of :class:`vllm_kivi.config.KiviConfig`; no values are kept where that is 0.
         dtype: see :func:`ring_dtype`.
+
+    Attributes:
+        key, value: [slots + 1, H, key_tokens or value_tokens, D].
     """
 
-    def __init__(self, slots: int, num_kv_heads: int, tokens: int, head_size: int, dtype: torch.dtype) -> None:
-        shape = (slots + 1, num_kv_heads, tokens, head_size)
-        self.tokens = tokens
-        self.key = torch.zeros(shape, dtype=dtype)
-        self.value = torch.zeros(shape, dtype=dtype)
+    def __init__(
+        self,
+        slots: int,
+        num_kv_heads: int,
+        key_tokens: int,
+        value_tokens: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        def empty(tokens: int) -> torch.Tensor:
+            return torch.zeros(slots + 1, num_kv_heads, tokens, head_size, dtype=dtype, device=device)
+
+        self.key_tokens, self.value_tokens = key_tokens, value_tokens
+        self.key, self.value = empty(key_tokens), empty(value_tokens)
 
     @property
     def nbytes(self) -> int:
@@ -143,16 +163,21 @@ class Ring:
         """The values, likewise."""
         return _array(self.value)
 
-    def write(self, slots: torch.Tensor, positions: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Write tokens: slots, positions int64 [n]; key, value [n, H, D]."""
-        at = positions % self.tokens
-        self.key[slots, :, at] = key.to(self.key.dtype)
-        self.value[slots, :, at] = value.to(self.value.dtype)
+    def write_keys(self, slots: torch.Tensor, positions: torch.Tensor, key: torch.Tensor) -> None:
+        """Write keys: slots, positions int64 [n]; key [n, H, D]."""
+        self.key[slots, :, positions % self.key_tokens] = key.to(self.key.dtype)
 
-    def read(self, slots: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 [..., H, D] keys and values of slots, positions int64 [...]."""
-        at = positions % self.tokens
-        return self.key[slots, :, at].float(), self.value[slots, :, at].float()
+    def write_values(self, slots: torch.Tensor, positions: torch.Tensor, value: torch.Tensor) -> None:
+        """Write values, likewise."""
+        self.value[slots, :, positions % self.value_tokens] = value.to(self.value.dtype)
+
+    def read_keys(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Float32 [..., H, D] keys of slots, positions int64 [...]."""
+        return self.key[slots, :, positions % self.key_tokens].float()
+
+    def read_values(self, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Float32 [..., H, D] values, likewise."""
+        return self.value[slots, :, positions % self.value_tokens].float()
 
 
 def _array(ring: torch.Tensor) -> np.ndarray:

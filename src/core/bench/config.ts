@@ -1,5 +1,5 @@
 import type { KiviSettings } from "../plugin/settings.js";
-import type { CacheName } from "./caches.js";
+import { CACHE_NAMES, type CacheName } from "./caches.js";
 import type { Shape } from "./shapes.js";
 
 export const SUITES = ["capacity", "throughput", "perplexity"] as const;
@@ -58,7 +58,7 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
   const cpu = request.device === "cpu";
   const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
   const settled: Omit<MatrixConfig, Derived> = {
-    caches: ["bf16", "fp8", "k4v4", "k4v2", "k2v2"],
+    caches: CACHE_NAMES,
     optional: request.caches === undefined ? ["fp8"] : [],
     suites: SUITES,
     shapes: [{ batch: 4, context: 1024, new: 32 }],

@@ -1,4 +1,5 @@
-import { KIVI_BLOCK, PRESETS, type Preset, plainPageBytes, recordBytes, stagingTokens } from "./layout.js";
+import { PRESETS, type Preset } from "../plugin/presets.js";
+import { KIVI_BLOCK, plainPageBytes, recordBytes, stagingBytesPerSequence } from "./layout.js";
 import type { Layer, ModelShape } from "./model.js";
 import type { Weights } from "./weights.js";
 
@@ -20,7 +21,7 @@ export interface CacheFigures {
   readonly blockSize: number;
   /** Of layers that keep all tokens, on one GPU. */
   readonly bytesPerToken: number;
-  /** Open groups in full precision, for `maxNumSeqs` sequences, on one GPU. */
+  /** What is kept in full precision, for `maxNumSeqs` sequences, on one GPU. */
   readonly stagingBytes: number;
   /** What is left for pages after staging; not positive means that the model does not fit. */
   readonly cacheBytes: number;
@@ -122,8 +123,12 @@ function figures(
 ): CacheFigures {
   const { kvHeads, full } = about;
   // One ring more than sequences: the plugin's scratch.
-  const staged = format.preset === undefined ? 0 : stagingTokens(format.preset) * (request.maxNumSeqs + 1);
-  const stagingBytes = staged * full * kvHeads * 2 * model.headSize * model.elementBytes;
+  const rings = full * (request.maxNumSeqs + 1);
+  const { headSize, elementBytes } = model;
+  const stagingBytes =
+    format.preset === undefined
+      ? 0
+      : rings * stagingBytesPerSequence(format.preset, { kvHeads, headSize, elementBytes });
   const cacheBytes = about.budget.leftBytes - stagingBytes;
   const pages = full * format.page(model, kvHeads);
   const fixed = fixedBytes(model.layers, request, {

@@ -1,27 +1,10 @@
 /**
- * The bytes of a KIVI page: the one place in TypeScript that knows them. Mirrors python-plugin/vllm_kivi/layout.py
- * and config.py; a test holds the two against each other.
+ * The bytes of a KIVI page and of staging: the one place in TypeScript that knows them. Mirrors
+ * python-plugin/vllm_kivi/layout.py and config.py; a test holds the two against each other.
  */
+import type { Preset } from "../plugin/presets.js";
+
 export const KIVI_BLOCK = 128;
-
-export interface Preset {
-  readonly keyBits: 2 | 4;
-  readonly valueBits: 2 | 4;
-  /** Tokens that share a key scale. */
-  readonly keyGroup: number;
-  /** Channels that share a value scale; shrunk where it does not divide the head size. */
-  readonly valueGroup: number;
-  /** Tokens kept in full precision besides the open group. */
-  readonly window: number;
-}
-
-export const PRESETS = {
-  k4v4: { keyBits: 4, valueBits: 4, keyGroup: 128, valueGroup: 64, window: 0 },
-  k4v2: { keyBits: 4, valueBits: 2, keyGroup: 128, valueGroup: 32, window: 128 },
-  k2v2: { keyBits: 2, valueBits: 2, keyGroup: 32, valueGroup: 32, window: 128 },
-} as const satisfies Record<string, Preset>;
-
-export type PresetName = keyof typeof PRESETS;
 
 /** A scale and its zero, packed. */
 const SCALE_BYTES = 3;
@@ -44,9 +27,18 @@ export function recordBytes(preset: Preset, headSize: number, blockSize = KIVI_B
   return Math.ceil(bytes / RECORD_ALIGNMENT) * RECORD_ALIGNMENT;
 }
 
-/** Tokens that a sequence holds in full precision: the open group and the window. */
-export function stagingTokens(preset: Preset): number {
-  return Math.ceil((preset.keyGroup + preset.window) / 8) * 8;
+function roundedUp(tokens: number): number {
+  return Math.ceil(tokens / 8) * 8;
+}
+
+/** Bytes of one sequence's rings in one layer: the open group of keys, the open run of values, and their windows. */
+export function stagingBytesPerSequence(
+  preset: Preset,
+  about: { kvHeads: number; headSize: number; elementBytes: number },
+): number {
+  const tokens =
+    roundedUp(preset.keyGroup + preset.keyWindow) + roundedUp(preset.valueResidual + preset.valueWindow);
+  return tokens * about.kvHeads * about.headSize * about.elementBytes;
 }
 
 /** Bytes of one KV head's page in the model's own dtype, or another of `elementBytes`. */

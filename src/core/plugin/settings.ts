@@ -2,14 +2,23 @@
 export interface KiviSettings {
   readonly keyGroup?: number | undefined;
   readonly valueGroup?: number | undefined;
-  readonly window?: number | undefined;
+  readonly keyWindow?: number | undefined;
+  readonly valueResidual?: number | undefined;
+  readonly valueWindow?: number | undefined;
   readonly rotation?: boolean | undefined;
   readonly clipping?: boolean | undefined;
 }
 
 /** The settings that were given, as the plugin takes them: the `kivi` part of vLLM's `--additional-config`. */
 export function pluginSettings(settings: KiviSettings): Record<string, unknown> {
-  const { keyGroup, valueGroup, window, rotation, clipping } = settings;
-  const named = { key_group: keyGroup, value_group: valueGroup, window, rotation, clipping };
+  const named = {
+    key_group: settings.keyGroup,
+    value_group: settings.valueGroup,
+    key_window: settings.keyWindow,
+    value_residual: settings.valueResidual,
+    value_window: settings.valueWindow,
+    rotation: settings.rotation,
+    clipping: settings.clipping,
+  };
   return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined));
 }

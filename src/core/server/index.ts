@@ -4,4 +4,4 @@ export { checkPort, freePort } from "./port.js";
 export { checkPlugin, resolveModel, withoutCompiler } from "./preflight.js";
 export type { CacheReport } from "./report.js";
 export { defaultLogFile, type Server, type StartRequest, startServer } from "./server.js";
-export { PRESETS, type Preset, type ServerSettings, serverCommand } from "./settings.js";
+export { type ServerSettings, serverCommand } from "./settings.js";

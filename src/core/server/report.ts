@@ -10,7 +10,9 @@ const rankReportSchema = z.looseObject({
   value_bits: count,
   key_group: count,
   value_group: count,
-  window: count,
+  key_window: count,
+  value_residual: count,
+  value_window: count,
   rotation: z.boolean(),
   clipping: z.boolean(),
   rank: count,
@@ -33,7 +35,9 @@ export interface CacheReport {
   readonly valueBits: number;
   readonly keyGroup: number;
   readonly valueGroup: number;
-  readonly window: number;
+  readonly keyWindow: number;
+  readonly valueResidual: number;
+  readonly valueWindow: number;
   readonly rotation: boolean;
   readonly clipping: boolean;
   readonly ranks: number;
@@ -77,7 +81,9 @@ export function combineReports(lines: readonly RankReport[]): CacheReport | unde
     valueBits: first.value_bits,
     keyGroup: first.key_group,
     valueGroup: first.value_group,
-    window: first.window,
+    keyWindow: first.key_window,
+    valueResidual: first.value_residual,
+    valueWindow: first.value_window,
     rotation: first.rotation,
     clipping: first.clipping,
     ranks: ranks.length,

@@ -1,9 +1,7 @@
 import { usageError } from "../../shared/errors.js";
+import { cacheDtype, type PresetName } from "../plugin/presets.js";
 import { type KiviSettings, pluginSettings } from "../plugin/settings.js";
 import type { InstalledVllm, Venv } from "../venv/index.js";
-
-export const PRESETS = ["k4v4", "k4v2", "k2v2"] as const;
-export type Preset = (typeof PRESETS)[number];
 
 /** What one server is started with. */
 export interface ServerSettings extends KiviSettings {
@@ -11,7 +9,7 @@ export interface ServerSettings extends KiviSettings {
   readonly model: string;
   readonly host: string;
   readonly port: number;
-  readonly preset: Preset;
+  readonly preset: PresetName;
   /** Handed to vLLM as they are. */
   readonly vllmArgs: readonly string[];
 }
@@ -78,7 +76,7 @@ function mergeAdditionalConfig(text: string, kivi: Record<string, unknown>): Rec
     throw usageError(
       "conflicting-argument",
       'The key "kivi" of --additional-config after -- conflicts with what kivi serve sets itself.',
-      "Use --key-group, --value-group, --window, --no-rotation or --no-clipping before the --.",
+      "Use --key-group, --value-group, --key-window, --value-residual, --value-window, --no-rotation or --no-clipping before the --.",
     );
   }
   return Object.keys(kivi).length === 0 ? { ...given } : { ...given, kivi };
@@ -121,7 +119,7 @@ export function serverCommand(
   return [
     ...entryPoint(venv, vllm, settings.model),
     "--kv-cache-dtype",
-    `kivi_${settings.preset}`,
+    cacheDtype(settings.preset),
     "--host",
     settings.host,
     "--port",

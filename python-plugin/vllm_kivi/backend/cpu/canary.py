@@ -1,4 +1,4 @@
-"""Start-up canary: every worker stores and reads one known block and compares it with the reference before it serves.
+"""Start-up canary: every worker stores and reads one known sequence and compares it with the reference.
 
 It also compiles the kernels for the types that serving will call them with, so that no request waits for a compiler.
 """
@@ -11,16 +11,13 @@ import numpy as np
 import torch
 
 from vllm_kivi import reference
-from vllm_kivi.backend.cpu.kernels import CpuKernels, cpu_kernels
+from vllm_kivi.backend.canary import CanaryError, error_ratio
+from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, cpu_kernels
 from vllm_kivi.cache.staging import Ring
 from vllm_kivi.layout import CacheLayout
 
 TOLERANCE = 1e-4
 """RMS error ratio allowed between kernels and reference, both in float32; 1e-6 is what it is."""
-
-
-class CanaryError(RuntimeError):
-    """The kernels of this worker do not do what the reference says."""
 
 
 @functools.cache
@@ -39,50 +36,55 @@ def checked_kernels(layout: CacheLayout, queries_per_kv: int, clipping: bool, ri
     tokens, group, d = layout.block_size + 3, layout.key_group, layout.head_size
     key, value = random(tokens, 1, d), random(tokens, 1, d)
     key[:, :, d // 2] += 8  # an outlier channel, as keys have
-    pages = torch.zeros(2, 1, layout.record_bytes, dtype=torch.uint8)
+    pages = torch.zeros(3, 1, layout.record_bytes, dtype=torch.uint8)
     expected = pages.clone()
     in_block = torch.arange(layout.key_groups)
     blocks = torch.ones_like(in_block)
-    whole = slice(0, layout.block_size)
-    keys, values = (x[whole].unflatten(0, (layout.key_groups, group)).contiguous() for x in (key, value))
-    kernels.store(pages.numpy(), blocks.numpy(), in_block.numpy(), keys.numpy(), values.numpy())
-    reference.store_groups(layout, expected, blocks, in_block, keys, values, clipping)
+    keys = key[: layout.block_size].unflatten(0, (layout.key_groups, group)).contiguous()
+    slots = layout.block_size + torch.arange(tokens)
+    kernels.store_keys(pages.numpy(), blocks.numpy(), in_block.numpy(), keys.numpy())
+    kernels.store_values(pages.numpy(), slots.numpy(), value.numpy())
+    reference.store_keys(layout, expected, blocks, in_block, keys, clipping)
+    reference.store_values(layout, expected, slots, value, clipping)
 
-    table = torch.ones(1, 1, dtype=torch.int32)
+    table = torch.tensor([[1, 2]], dtype=torch.int32)
     want_key, want_value = reference.load_blocks(layout, expected, table[0])
+    want_key, want_value = want_key[:, : layout.block_size].contiguous(), want_value[:, :tokens].contiguous()
     got_key, got_value = torch.empty_like(want_key), torch.empty_like(want_value)
-    kernels.load(pages.numpy(), table[0].numpy(), 0, layout.key_groups, got_key.numpy(), got_value.numpy())
+    kernels.load_keys(pages.numpy(), table[0].numpy(), 0, layout.key_groups, got_key.numpy())
+    kernels.load_values(pages.numpy(), table[0].numpy(), 0, tokens, got_value.numpy())
     _compare("storing and loading keys", layout, got_key, want_key)
     _compare("storing and loading values", layout, got_value, want_value)
 
-    ring = Ring(0, 1, group, d, ring_dtype)
-    positions = torch.arange(layout.block_size, tokens)
-    ring.write(torch.zeros_like(positions), positions, key[positions], value[positions])
-    open_key, open_value = ring.read(torch.zeros_like(positions), positions)
+    exact = torch.arange(layout.block_size, tokens)  # read from the rings
+    ring, owner = Ring(0, 1, group, 8, d, ring_dtype), torch.zeros_like(exact)
+    ring.write_keys(owner, exact, key[exact])
+    ring.write_values(owner, exact, value[exact])
     query = random(1, queries_per_kv, d)
-    out, scale = torch.empty_like(query), d**-0.5
+    out, scale, splits = torch.empty_like(query), d**-0.5, -(-tokens // SPLIT_TOKENS)
     kernels.decode(
         out.numpy(),
         query.numpy(),
         pages.numpy(),
         table.numpy(),
         np.array([layout.block_size]),
+        np.array([layout.block_size]),
         ring.key_array(),
         ring.value_array(),
         np.array([0]),
         np.array([tokens]),
         np.float32(scale),
-        np.empty((1, 1, queries_per_kv, d), np.float32),
-        np.empty((1, 1, queries_per_kv, 2), np.float32),
+        np.empty((1, splits, queries_per_kv, d), np.float32),
+        np.empty((1, splits, queries_per_kv, 2), np.float32),
     )
     want = reference.attend(
         layout,
         expected,
         table[0],
-        layout.block_size,
         query[0],
-        open_key.transpose(0, 1),
-        open_value.transpose(0, 1),
+        ring.read_keys(owner, exact).transpose(0, 1),
+        ring.read_values(owner, exact).transpose(0, 1),
+        tokens,
         scale,
     )
     _compare("decoding", layout, out[0], want)
@@ -90,7 +92,7 @@ def checked_kernels(layout: CacheLayout, queries_per_kv: int, clipping: bool, ri
 
 
 def _compare(step: str, layout: CacheLayout, got: torch.Tensor, want: torch.Tensor) -> None:
-    error = ((got - want).pow(2).mean() / want.pow(2).mean()).sqrt().item()
+    error = error_ratio(got, want)
     if not error < TOLERANCE:
         raise CanaryError(
             f"KIVI refuses: the start-up canary failed in {step}: RMS error ratio {error:.3g} (allowed {TOLERANCE:g}) "

@@ -9,19 +9,20 @@ import torch
 from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionType
 
+from vllm_kivi.backend.base import refuse_unsupported
 from vllm_kivi.backend.cpu.canary import checked_kernels
 from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, use_threads
+from vllm_kivi.backend.cpu.metadata import DecodeRows, KiviMetadata, PrefillRow
 from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
-from vllm_kivi.backend.metadata import DecodeRows, KiviMetadata, PrefillRow
 from vllm_kivi.cache.staging import Ring, ring_dtype
-from vllm_kivi.config import ConfigError
 from vllm_kivi.reference import rotate
 from vllm_kivi.settings import config_of
 
 
 class KiviCpuImpl(AttentionImpl[KiviMetadata]):
-    """One layer's attention. What a query reads depends on its position alone (reference.closed_tokens), so prefill,
-    chunks, prefix hits and decode give the same result up to float32 rounding."""
+    """One layer's attention. What a query reads depends on its position alone (reference.closed_keys, rough_values), so
+    prefill, chunks and decode give the same result up to float32 rounding; a prefix hit too, where no window asks for
+    tokens that it restored only quantized."""
 
     def __init__(
         self,
@@ -37,26 +38,22 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         kv_sharing_target_layer_name: str | None = None,
         **extra: Any,
     ) -> None:
-        refused = {
-            "ALiBi": alibi_slopes is not None,
-            "a sliding window": sliding_window is not None,
-            "a logits soft cap": bool(logits_soft_cap),
-            f"{attn_type} attention": attn_type != AttentionType.DECODER,
-            "KV sharing across layers": kv_sharing_target_layer_name is not None,
-            "attention sinks": extra.get("sinks") is not None,
-        }
-        if any(refused.values()):
-            found = " and ".join(name for name, on in refused.items() if on)
-            raise ConfigError(
-                f"KIVI refuses: this model's attention has {found}, which no test covers yet; "
-                f"serve it without --kv-cache-dtype {kv_cache_dtype}"
-            )
+        refuse_unsupported(
+            kv_cache_dtype,
+            alibi_slopes,
+            sliding_window,
+            logits_soft_cap,
+            attn_type,
+            kv_sharing_target_layer_name,
+            extra,
+        )
         vllm_config = get_current_vllm_config()
         self.config = config_of(vllm_config)
         self.layout = self.config.layout(head_size, vllm_config.cache_config.block_size)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_size, self.scale = head_size, float(scale)
         self._slots = vllm_config.scheduler_config.max_num_seqs
+        self._draft_tokens = vllm_config.num_speculative_tokens
         self.ring: Ring | None = None
         self._kernels: CpuKernels | None = None
 
@@ -65,7 +62,14 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         dtype = ring_dtype(act_dtype)
         use_threads(torch.get_num_threads())
         self._kernels = checked_kernels(self.layout, self.num_heads // self.num_kv_heads, self.config.clipping, dtype)
-        self.ring = Ring(self._slots, self.num_kv_heads, self.config.staging_tokens, self.head_size, dtype)
+        self.ring = Ring(
+            self._slots,
+            self.num_kv_heads,
+            self.config.key_staging_tokens(self._draft_tokens),
+            self.config.value_staging_tokens(self._draft_tokens),
+            self.head_size,
+            dtype,
+        )
 
     def forward(
         self,
@@ -79,7 +83,7 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Store the step's keys and values, close full groups, attend.
+        """Store the step's values and keep its newest tokens, close full groups, attend.
 
         Args:
             query: [tokens, Hq, D]; key, value: [tokens, H, D]; tokens may include padding at the end.
@@ -99,17 +103,23 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         result = torch.empty(n, self.num_heads, self.head_size, dtype=torch.float32)
 
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
-        # step: every group is closed before any row attends. Old tokens are read before the ring takes the new ones.
-        spans = [self._span(row, key, value) for row in meta.prefill]
-        self.ring.write(meta.staged_slots, meta.staged_positions, key[meta.staged_tokens], value[meta.staged_tokens])
-        for row, (span_key, span_value) in zip(meta.prefill, spans, strict=True):
-            close_groups(self._kernels, self.layout, kv_cache, row, span_key, span_value)
+        # step: every group is closed before any row attends. Old tokens are read before the rings take the new ones.
+        keys = [self._exact_keys(row, key) for row in meta.prefill]
+        values = [self._exact_values(row, value) for row in meta.prefill]
+        self._kernels.store_values(kv_cache.numpy(), meta.slot_mapping.numpy(), value.float().contiguous().numpy())
+        staged = meta.staged_keys
+        self.ring.write_keys(staged.slots, staged.positions, key[staged.tokens])
+        staged = meta.staged_values
+        if staged.tokens.numel():
+            self.ring.write_values(staged.slots, staged.positions, value[staged.tokens])
+        for row, exact_key in zip(meta.prefill, keys, strict=True):
+            close_groups(self._kernels, self.layout, kv_cache, row, exact_key)
         if meta.decode is not None:
             self._close_groups(meta.decode, kv_cache)
             self._decode(meta.decode, query, kv_cache, result)
-        for row, (span_key, span_value) in zip(meta.prefill, spans, strict=True):
+        for row, exact_key, exact_value in zip(meta.prefill, keys, values, strict=True):
             result[row.tokens] = attend_row(
-                self._kernels, self.layout, kv_cache, row, query[row.tokens], span_key, span_value, self.scale
+                self._kernels, self.layout, kv_cache, row, query[row.tokens], exact_key, exact_value, self.scale
             )
 
         if self.config.rotation:
@@ -117,15 +127,22 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         output[:n].copy_(result.view(output[:n].shape))
         return output
 
-    def _span(self, row: PrefillRow, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 [tokens, H, D] keys and values of a row from row.span_start on: from the ring, then of this step."""
+    def _exact_keys(self, row: PrefillRow, key: torch.Tensor) -> torch.Tensor:
+        """Float32 [tokens, H, D] keys of a row from row.key_start on: from the ring, then of this step."""
         assert self.ring is not None
-        positions = torch.arange(row.span_start, row.computed)
-        old_key, old_value = self.ring.read(torch.full_like(positions, row.slot.index), positions)
-        return torch.cat([old_key, key[row.tokens].float()]), torch.cat([old_value, value[row.tokens].float()])
+        positions = torch.arange(row.key_start, row.computed)
+        old = self.ring.read_keys(torch.full_like(positions, row.slot.index), positions)
+        return torch.cat([old, key[row.tokens].float()])
+
+    def _exact_values(self, row: PrefillRow, value: torch.Tensor) -> torch.Tensor:
+        """Float32 [tokens, H, D] values of a row from row.value_start on, likewise."""
+        assert self.ring is not None
+        positions = torch.arange(row.value_start, row.computed)
+        old = self.ring.read_values(torch.full_like(positions, row.slot.index), positions)
+        return torch.cat([old, value[row.tokens].float()])
 
     def _close_groups(self, rows: DecodeRows, pages: torch.Tensor) -> None:
-        """Quantize the groups that this step's tokens complete, from the ring into their pages."""
+        """Quantize the keys of the groups that this step's tokens complete, from the ring into their pages."""
         if not rows.closing.numel():
             return
         assert self.ring is not None
@@ -133,10 +150,10 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         group, block_size = self.layout.key_group, self.layout.block_size
         first = rows.lengths[rows.closing] - group
         positions = first[:, None] + torch.arange(group)
-        key, value = self.ring.read(rows.slots[rows.closing][:, None].expand_as(positions), positions)
+        key = self.ring.read_keys(rows.slots[rows.closing][:, None].expand_as(positions), positions)
         blocks = rows.block_table[rows.closing, first // block_size].long()
-        self._kernels.store(
-            pages.numpy(), blocks.numpy(), (first % block_size // group).numpy(), key.numpy(), value.numpy()
+        self._kernels.store_keys(
+            pages.numpy(), blocks.numpy(), (first % block_size // group).numpy(), key.contiguous().numpy()
         )
 
     def _decode(self, rows: DecodeRows, query: torch.Tensor, pages: torch.Tensor, result: torch.Tensor) -> None:
@@ -147,12 +164,13 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         everyone = count == result.shape[0]
         q = (query if everyone else query[rows.tokens]).float().contiguous()
         out = result if everyone else torch.empty_like(q)
-        splits = max(-(-rows.max_closed // SPLIT_TOKENS), 1)
+        splits = -(-rows.max_length // SPLIT_TOKENS)
         part_out = np.empty((count, splits, self.num_heads, self.head_size), np.float32)
         part_state = np.empty((count, splits, self.num_heads, 2), np.float32)
         self._kernels.decode(
-            out.numpy(), q.numpy(), pages.numpy(), rows.block_table.numpy(), rows.closed.numpy(), ring.key_array(),
-            ring.value_array(), rows.slots.numpy(), rows.lengths.numpy(), np.float32(self.scale), part_out, part_state,
+            out.numpy(), q.numpy(), pages.numpy(), rows.block_table.numpy(), rows.closed.numpy(), rows.rough.numpy(),
+            ring.key_array(), ring.value_array(), rows.slots.numpy(), rows.lengths.numpy(), np.float32(self.scale),
+            part_out, part_state,
         )  # fmt: skip
         if not everyone:
             result[rows.tokens] = out

@@ -3,7 +3,7 @@
 Loops run over blocks, heads and lanes of a vector register. Each kernel is built for one layout, so that LLVM sees
 constant trip counts, and is cached on disk by Numba beside this file. What kernels call lies at module level and is
 inlined with the constants of the layout: a compiled function in a kernel closure would change its cache key in every
-process.
+process. Only decode may reorder sums: what is stored must be the reference's bytes.
 
 Letters as in the reference: ``B`` rows of a batch, ``Hq`` query heads, ``H`` KV heads, ``R`` = Hq / H, ``D`` channels.
 """
@@ -24,6 +24,12 @@ from vllm_kivi.reference import CLIP_RATIOS
 
 SPLIT_TOKENS = 2048
 """Context tokens that one work item of the decode kernel reads."""
+
+TILE_TOKENS = 128
+"""Tokens at most whose scores the decode kernel holds before it goes on to their values."""
+
+_REORDER = {"reassoc", "contract", "nsz", "arcp"}
+"""Fast-math flags of decode: sums vectorise, infinities and NaN keep their meaning."""
 
 _EXPONENT_SHIFT = np.uint32((127 - 15) << 23)
 
@@ -117,76 +123,48 @@ def _zeros_and_scales(page, zeros_at, scales_at, zero, scale):
 
 
 @njit(inline="always")
-def _unpack_keys(page, group, codes, T, G, BITS, PARTS, ROWS):
-    """Key codes of a key group of a record, as f32 [D, G]."""
-    for j in range(ROWS):
-        start = j * T + group * G
-        row = page[start : start + G]
-        for part in range(PARTS):
-            to = codes[part * ROWS + j]
-            for t in range(G):
-                to[t] = np.float32(np.int32((row[t] >> (BITS * part)) & ((1 << BITS) - 1)))
+def _write_pair(page, zeros_at, scales_at, zero_bits, scale_bits):
+    """Write one three-byte pair of a record."""
+    page[zeros_at] = np.uint8(zero_bits & np.uint32(255))
+    page[zeros_at + 1] = np.uint8(zero_bits >> np.uint32(8))
+    page[scales_at] = np.uint8(scale_bits)
 
 
 @njit(inline="always")
-def _unpack_values(page, group, values, G, BITS, PARTS, BYTES, CG, VG, O_VC, O_VZ, O_VS):
-    """Values of a key group of a record, dequantized, f32 [G, D]."""
-    zero, scale = np.empty(G * CG, np.float32), np.empty(G * CG, np.float32)
-    _zeros_and_scales(page, O_VZ + 2 * group * G * CG, O_VS + group * G * CG, zero, scale)
-    for t in range(G):
-        start = O_VC + (group * G + t) * BYTES
-        row, to = page[start : start + BYTES], values[t]
-        for part in range(PARTS):
-            half = to[part * BYTES : (part + 1) * BYTES]
-            if VG % BYTES == 0:  # the part lies in one channel group: one pass
-                g = t * CG + part * BYTES // VG
-                z, w = zero[g], scale[g]
-                for j in range(BYTES):
-                    half[j] = np.float32(np.int32((row[j] >> (BITS * part)) & ((1 << BITS) - 1))) * w + z
-            else:
-                for j in range(BYTES):
-                    half[j] = np.float32(np.int32((row[j] >> (BITS * part)) & ((1 << BITS) - 1)))
-        if VG % BYTES != 0:
-            for g in range(CG):
-                z, w = zero[t * CG + g], scale[t * CG + g]
-                span = to[g * VG : (g + 1) * VG]
-                for j in range(VG):
-                    span[j] = span[j] * w + z
+def _code(x, zero, inverse, TOP):
+    """The code of x, a whole float32."""
+    code = np.floor((x - zero) * inverse + np.float32(0.5))
+    return min(max(code, np.float32(0)), np.float32(TOP))
 
 
 @njit(inline="always")
-def _accumulate(scores, tokens, values, state, acc, D):
-    """One step of online softmax: scores f32 [>= tokens], values f32 [>= tokens, D]; state = (maximum, sum)."""
-    high = state[0]
-    for t in range(tokens):
-        high = max(high, scores[t])
-    keep = _exp(state[0] - high)
-    added = np.float32(0)
-    for t in range(tokens):
-        p = _exp(scores[t] - high)
-        scores[t] = p
-        added += p
-    state[0] = high
-    state[1] = state[1] * keep + added
-    for c in range(D):
-        acc[c] *= keep
-    quads = tokens // 4 * 4  # four rows a pass: acc is loaded and stored a quarter as often
+def _unpack(packed, at, part, BITS):
+    """Code ``part`` of byte ``at``, as float32."""
+    return np.float32(np.int32((packed[at] >> (BITS * part)) & ((1 << BITS) - 1)))
+
+
+@njit(inline="always")
+def _add_rows(weights, rows, count, acc, D):
+    """acc f32 [D] += weights f32 [>= count] @ rows f32 [>= count, D]."""
+    quads = count // 4 * 4  # four rows a pass: acc is loaded and stored a quarter as often
     for t in range(0, quads, 4):
-        p0, p1, p2, p3 = scores[t], scores[t + 1], scores[t + 2], scores[t + 3]
-        v0, v1, v2, v3 = values[t], values[t + 1], values[t + 2], values[t + 3]
+        w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        x0, x1, x2, x3 = rows[t], rows[t + 1], rows[t + 2], rows[t + 3]
         for c in range(D):
-            acc[c] += p0 * v0[c] + p1 * v1[c] + p2 * v2[c] + p3 * v3[c]
-    for t in range(quads, tokens):
-        p, row = scores[t], values[t]
+            acc[c] += w0 * x0[c] + w1 * x1[c] + w2 * x2[c] + w3 * x3[c]
+    for t in range(quads, count):
+        w, x = weights[t], rows[t]
         for c in range(D):
-            acc[c] += p * row[c]
+            acc[c] += w * x[c]
 
 
 class CpuKernels(NamedTuple):
     """The compiled kernels of one layout."""
 
-    store: Callable[..., None]
-    load: Callable[..., None]
+    store_keys: Callable[..., None]
+    store_values: Callable[..., None]
+    load_keys: Callable[..., None]
+    load_values: Callable[..., None]
     decode: Callable[..., None]
 
 
@@ -198,28 +176,30 @@ def use_threads(count: int) -> None:
 @functools.cache
 def cpu_kernels(layout: CacheLayout, queries_per_kv: int, clipping: bool) -> CpuKernels:
     """Kernels for one page layout, GQA ratio and clipping setting (compiled at first call)."""
-    return CpuKernels(_store_kernel(layout, clipping), _load_kernel(layout), _decode_kernel(layout, queries_per_kv))
+    return CpuKernels(
+        _store_keys_kernel(layout, clipping),
+        _store_values_kernel(layout, clipping),
+        _load_keys_kernel(layout),
+        _load_values_kernel(layout),
+        _decode_kernel(layout, queries_per_kv),
+    )
 
 
-def _store_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
-    T, D, G, VG, CG = layout.block_size, layout.head_size, layout.key_group, layout.value_group, layout.channel_groups
-    KB, VB, KROWS, VBYTES = layout.key_bits, layout.value_bits, layout.key_code_rows, layout.value_code_bytes
-    KPARTS, VPARTS = 8 // layout.key_bits, 8 // layout.value_bits
-    O_VC, O_KZ, O_VZ = layout.value_codes_offset, layout.key_zeros_offset, layout.value_zeros_offset
-    O_KS, O_VS = layout.key_scales_offset, layout.value_scales_offset
-    KTOP, VTOP = 2**layout.key_bits - 1, 2**layout.value_bits - 1
+def _store_keys_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
+    D, G, BITS, BYTES = layout.head_size, layout.key_group, layout.key_bits, layout.key_code_bytes
+    PARTS, TOP = 8 // BITS, 2**BITS - 1
+    O_CODES, O_ZEROS, O_SCALES = layout.key_codes_offset, layout.key_zeros_offset, layout.key_scales_offset
     RATIOS = tuple(CLIP_RATIOS) if clipping else (1.0,)
     TRIES = len(RATIOS)
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
-    def store(pages, block_ids, group_in_block, key, value):
-        """pages u8 [blocks, H, record]; block_ids, group_in_block i64 [N]; key, value f32 [N, G, H, D]."""
+    def store_keys(pages, block_ids, group_in_block, key):
+        """pages u8 [blocks, H, record]; block_ids, group_in_block i64 [N]; key f32 [N, G, H, D]."""
         heads = pages.shape[1]
         for item in prange(block_ids.shape[0] * heads):
             n, h = item // heads, item % heads
             page = pages[block_ids[n], h]
             group = group_in_block[n]
-            base = group * G
             k = np.empty((G, D), np.float32)
             for t in range(G):
                 for c in range(D):
@@ -240,7 +220,7 @@ def _store_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
             zero_bits, scale_bits = np.empty(D, np.uint32), np.empty(D, np.uint32)
             for i in range(TRIES):
                 ratio = RATIOS[i]
-                margin, step = np.float32((1.0 - ratio) / 2), np.float32(ratio / KTOP)
+                margin, step = np.float32((1.0 - ratio) / 2), np.float32(ratio / TOP)
                 for c in range(D):
                     zero_bits[c] = _encode_zero(low[c] + (high[c] - low[c]) * margin)
                     code = _encode_scale((high[c] - low[c]) * step)
@@ -253,9 +233,7 @@ def _store_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
                 if TRIES > 1:
                     for t in range(G):
                         for c in range(D):
-                            q = np.floor((k[t, c] - zero[c]) * inverse[c] + np.float32(0.5))
-                            q = min(max(q, np.float32(0)), np.float32(KTOP))
-                            off = q * scale[c] + zero[c] - k[t, c]
+                            off = _code(k[t, c], zero[c], inverse[c], TOP) * scale[c] + zero[c] - k[t, c]
                             error[c] += off * off
                 for c in range(D):
                     if i == 0 or error[c] < best_error[c]:
@@ -263,163 +241,248 @@ def _store_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
             for c in range(D):
                 zero[c] = _decode_zero(best_zero[c])
                 inverse[c] = np.float32(1.0) / _decode_scale(best_zero[c], best_scale[c])
-                at = O_KZ + 2 * (group * D + c)
-                page[at] = np.uint8(best_zero[c] & np.uint32(255))
-                page[at + 1] = np.uint8(best_zero[c] >> np.uint32(8))
-                page[O_KS + group * D + c] = np.uint8(best_scale[c])
-            codes = np.empty((G, D), np.uint8)
+                at = group * D + c
+                _write_pair(page, O_ZEROS + 2 * at, O_SCALES + at, best_zero[c], best_scale[c])
+            codes = np.empty(D, np.uint8)
             for t in range(G):
                 for c in range(D):
-                    q = np.floor((k[t, c] - zero[c]) * inverse[c] + np.float32(0.5))
-                    codes[t, c] = np.uint8(np.int32(min(max(q, np.float32(0)), np.float32(KTOP))))
-            for j in range(KROWS):
-                for t in range(G):
+                    codes[c] = np.uint8(np.int32(_code(k[t, c], zero[c], inverse[c], TOP)))
+                start = O_CODES + (group * G + t) * BYTES
+                row = page[start : start + BYTES]
+                for j in range(BYTES):
                     packed = np.uint8(0)
-                    for part in range(KPARTS):
-                        packed |= np.uint8(codes[t, j + part * KROWS] << np.uint8(KB * part))
-                    page[j * T + base + t] = packed
-            row = np.empty(D, np.uint8)
-            for t in range(G):
-                for g in range(CG):
-                    v_low, v_high = value[n, t, h, g * VG], value[n, t, h, g * VG]
-                    for c in range(g * VG, (g + 1) * VG):
-                        v_low, v_high = min(v_low, value[n, t, h, c]), max(v_high, value[n, t, h, c])
-                    least, z_best, s_best = np.float32(0), np.uint32(0), np.uint32(0)
-                    for i in range(TRIES):
-                        ratio = RATIOS[i]
-                        z_bits = _encode_zero(v_low + (v_high - v_low) * np.float32((1.0 - ratio) / 2))
-                        code = _encode_scale((v_high - v_low) * np.float32(ratio / VTOP))
-                        z_bits |= code & np.uint32(3)
-                        s_bits = code >> np.uint32(2)
-                        z, s = _decode_zero(z_bits), _decode_scale(z_bits, s_bits)
-                        inv = np.float32(1.0) / s
-                        total = np.float32(0)
-                        if TRIES > 1:
-                            for c in range(g * VG, (g + 1) * VG):
-                                q = np.floor((value[n, t, h, c] - z) * inv + np.float32(0.5))
-                                q = min(max(q, np.float32(0)), np.float32(VTOP))
-                                off = q * s + z - value[n, t, h, c]
-                                total += off * off
-                        if i == 0 or total < least:
-                            least, z_best, s_best = total, z_bits, s_bits
-                    z, inv = _decode_zero(z_best), np.float32(1.0) / _decode_scale(z_best, s_best)
-                    for c in range(g * VG, (g + 1) * VG):
-                        q = np.floor((value[n, t, h, c] - z) * inv + np.float32(0.5))
-                        row[c] = np.uint8(np.int32(min(max(q, np.float32(0)), np.float32(VTOP))))
-                    at = (base + t) * CG + g
-                    page[O_VZ + 2 * at] = np.uint8(z_best & np.uint32(255))
-                    page[O_VZ + 2 * at + 1] = np.uint8(z_best >> np.uint32(8))
-                    page[O_VS + at] = np.uint8(s_best)
-                for j in range(VBYTES):
-                    packed = np.uint8(0)
-                    for part in range(VPARTS):
-                        packed |= np.uint8(row[j + part * VBYTES] << np.uint8(VB * part))
-                    page[O_VC + (base + t) * VBYTES + j] = packed
+                    for part in range(PARTS):
+                        packed |= np.uint8(codes[j + part * BYTES] << np.uint8(BITS * part))
+                    row[j] = packed
 
-    return store
+    return store_keys
 
 
-def _load_kernel(layout: CacheLayout) -> Callable[..., None]:
-    T, G, D = layout.block_size, layout.key_group, layout.head_size
-    KB, VB, KROWS, VBYTES = layout.key_bits, layout.value_bits, layout.key_code_rows, layout.value_code_bytes
-    KPARTS, VPARTS = 8 // layout.key_bits, 8 // layout.value_bits
-    CG, VG, O_VC = layout.channel_groups, layout.value_group, layout.value_codes_offset
-    O_VZ, O_VS = layout.value_zeros_offset, layout.value_scales_offset
-    O_KZ, O_KS = layout.key_zeros_offset, layout.key_scales_offset
+def _store_values_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
+    T, D, BITS, ROWS = layout.block_size, layout.head_size, layout.value_bits, layout.value_code_rows
+    CG, VG, PARTS, TOP = layout.channel_groups, layout.value_group, 8 // BITS, 2**BITS - 1
+    O_CODES, O_ZEROS, O_SCALES = layout.value_codes_offset, layout.value_zeros_offset, layout.value_scales_offset
+    RATIOS = tuple(CLIP_RATIOS) if clipping else (1.0,)
+    TRIES = len(RATIOS)
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
-    def load(pages, block_ids, first, last, key, value):
-        """Key groups [first, last) of a sequence into key, value f32 [H, >= (last - first) * G, D]; block_ids i32."""
+    def store_values(pages, slots, value):
+        """pages u8 [blocks, H, record]; slots i64 [n], block * T + token or negative to skip; value f32 [n, H, D]."""
+        heads = pages.shape[1]
+        for item in prange(slots.shape[0] * heads):
+            n, h = item // heads, item % heads
+            if slots[n] >= 0:
+                page, token = pages[slots[n] // T, h], slots[n] % T
+                x, codes = value[n, h], np.empty(D, np.uint8)
+                for g in range(CG):
+                    low, high = x[g * VG], x[g * VG]
+                    for c in range(g * VG, (g + 1) * VG):
+                        low, high = min(low, x[c]), max(high, x[c])
+                    least, best_zero, best_scale = np.float32(0), np.uint32(0), np.uint32(0)
+                    for i in range(TRIES):
+                        ratio = RATIOS[i]
+                        zero_bits = _encode_zero(low + (high - low) * np.float32((1.0 - ratio) / 2))
+                        code = _encode_scale((high - low) * np.float32(ratio / TOP))
+                        zero_bits |= code & np.uint32(3)
+                        scale_bits = code >> np.uint32(2)
+                        zero, scale = _decode_zero(zero_bits), _decode_scale(zero_bits, scale_bits)
+                        inverse, error = np.float32(1.0) / scale, np.float32(0)
+                        if TRIES > 1:
+                            for c in range(g * VG, (g + 1) * VG):
+                                off = _code(x[c], zero, inverse, TOP) * scale + zero - x[c]
+                                error += off * off
+                        if i == 0 or error < least:
+                            least, best_zero, best_scale = error, zero_bits, scale_bits
+                    zero, inverse = _decode_zero(best_zero), np.float32(1.0) / _decode_scale(best_zero, best_scale)
+                    for c in range(g * VG, (g + 1) * VG):
+                        codes[c] = np.uint8(np.int32(_code(x[c], zero, inverse, TOP)))
+                    at = g * T + token
+                    _write_pair(page, O_ZEROS + 2 * at, O_SCALES + at, best_zero, best_scale)
+                for j in range(ROWS):
+                    packed = np.uint8(0)
+                    for part in range(PARTS):
+                        packed |= np.uint8(codes[j + part * ROWS] << np.uint8(BITS * part))
+                    page[O_CODES + j * T + token] = packed
+
+    return store_values
+
+
+def _load_keys_kernel(layout: CacheLayout) -> Callable[..., None]:
+    T, G, D = layout.block_size, layout.key_group, layout.head_size
+    BITS, BYTES, PARTS = layout.key_bits, layout.key_code_bytes, 8 // layout.key_bits
+    O_CODES, O_ZEROS, O_SCALES = layout.key_codes_offset, layout.key_zeros_offset, layout.key_scales_offset
+
+    @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
+    def load_keys(pages, block_ids, first, last, key):
+        """Keys of groups [first, last) of a sequence into key f32 [H, >= (last - first) * G, D]; block_ids i32."""
         heads = pages.shape[1]
         for item in prange((last - first) * heads):
             g_abs, h = first + item // heads, item % heads
-            page = pages[block_ids[g_abs * G // T], h]
-            group = g_abs % (T // G)
-            zero, scale, codes = np.empty(D, np.float32), np.empty(D, np.float32), np.empty((D, G), np.float32)
-            _zeros_and_scales(page, O_KZ + 2 * group * D, O_KS + group * D, zero, scale)
-            _unpack_keys(page, group, codes, T, G, KB, KPARTS, KROWS)
-            to = (g_abs - first) * G
-            keys = key[h, to : to + G]
+            page, group = pages[block_ids[g_abs * G // T], h], g_abs % (T // G)
+            zero, scale = np.empty(D, np.float32), np.empty(D, np.float32)
+            _zeros_and_scales(page, O_ZEROS + 2 * group * D, O_SCALES + group * D, zero, scale)
             for t in range(G):
-                for c in range(D):
-                    keys[t, c] = codes[c, t] * scale[c] + zero[c]
-            _unpack_values(page, group, value[h, to : to + G], G, VB, VPARTS, VBYTES, CG, VG, O_VC, O_VZ, O_VS)
+                start = O_CODES + (group * G + t) * BYTES
+                row, to = page[start : start + BYTES], key[h, (g_abs - first) * G + t]
+                for part in range(PARTS):
+                    for j in range(BYTES):
+                        c = part * BYTES + j
+                        to[c] = _unpack(row, j, part, BITS) * scale[c] + zero[c]
 
-    return load
+    return load_keys
+
+
+def _load_values_kernel(layout: CacheLayout) -> Callable[..., None]:
+    T, D, BITS, ROWS = layout.block_size, layout.head_size, layout.value_bits, layout.value_code_rows
+    CG, VG = layout.channel_groups, layout.value_group
+    O_CODES, O_ZEROS, O_SCALES = layout.value_codes_offset, layout.value_zeros_offset, layout.value_scales_offset
+
+    @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
+    def load_values(pages, block_ids, first, last, value):
+        """Values of tokens [first, last) of a sequence into value f32 [H, >= last - first, D]; block_ids i32."""
+        heads, first_block = pages.shape[1], first // T
+        for item in prange((-(-last // T) - first_block) * heads):
+            block, h = first_block + item // heads, item % heads
+            page = pages[block_ids[block], h]
+            zero, scale = np.empty(T, np.float32), np.empty(T, np.float32)
+            channels = np.empty((D, T), np.float32)
+            for g in range(CG):
+                _zeros_and_scales(page, O_ZEROS + 2 * g * T, O_SCALES + g * T, zero, scale)
+                for c in range(g * VG, (g + 1) * VG):
+                    part, start = c // ROWS, O_CODES + c % ROWS * T
+                    row, to = page[start : start + T], channels[c]
+                    for t in range(T):
+                        to[t] = _unpack(row, t, part, BITS) * scale[t] + zero[t]
+            for t in range(max(first, block * T), min(last, (block + 1) * T)):
+                for c in range(D):
+                    value[h, t - first, c] = channels[c, t - block * T]
+
+    return load_values
 
 
 def _decode_kernel(layout: CacheLayout, queries_per_kv: int) -> Callable[..., None]:
     T, D, G, R = layout.block_size, layout.head_size, layout.key_group, queries_per_kv
-    KB, VB, KROWS, VBYTES = layout.key_bits, layout.value_bits, layout.key_code_rows, layout.value_code_bytes
-    KPARTS, VPARTS = 8 // layout.key_bits, 8 // layout.value_bits
+    KBITS, KBYTES, KPARTS = layout.key_bits, layout.key_code_bytes, 8 // layout.key_bits
+    VBITS, VROWS, VPARTS = layout.value_bits, layout.value_code_rows, 8 // layout.value_bits
     CG, VG, O_VC = layout.channel_groups, layout.value_group, layout.value_codes_offset
     O_VZ, O_VS = layout.value_zeros_offset, layout.value_scales_offset
-    O_KZ, O_KS = layout.key_zeros_offset, layout.key_scales_offset
-    GROUPS_PER_SPLIT = max(SPLIT_TOKENS // G, 1)
+    O_KC, O_KZ, O_KS = layout.key_codes_offset, layout.key_zeros_offset, layout.key_scales_offset
+    # A tile lies in one block, and is whole key groups or a whole part of one.
+    TILE = max(n for n in range(8, TILE_TOKENS + 1, 8) if T % n == 0 and (n % G == 0 or G % n == 0))
+    SPAN = min(G, TILE)
+    TILES_PER_SPLIT = -(-SPLIT_TOKENS // TILE)
     NEGATIVE = np.float32(-1e30)
 
-    @njit(parallel=True, cache=True, fastmath=True, error_model="numpy", boundscheck=False)
+    @njit(parallel=True, cache=True, fastmath=_REORDER, error_model="numpy", boundscheck=False)
     def decode(
-        out, query, pages, block_table, closed, ring_key, ring_value, slots, seq_lens, sm_scale, part_out, part_state
-    ):
-        """One query a row over its closed groups in pages and its open tokens in the ring.
+        out, query, pages, block_table, closed, rough, ring_key, ring_value, slots, seq_lens, sm_scale, part_out,
+        part_state,
+    ):  # fmt: skip
+        """One query a row, the row's newest token's, over its whole sequence.
 
-        out, query f32 [B, Hq, D]; pages u8 [blocks, H, record]; block_table i32 [B, blocks]; closed, slots, seq_lens
-        i64 [B]; rings [slots, H, ring tokens, D], f32 or bf16 as uint16; scratch part_out f32 [B, splits, Hq, D] and
-        part_state f32 [B, splits, Hq, 2] (maximum and sum). Split 0 also reads the open tokens.
+        out, query f32 [B, Hq, D]; pages u8 [blocks, H, record]; block_table i32 [B, blocks]; i64 [B]: closed, rough
+        (tokens whose keys and values are read quantized; the later ones from the rings), slots, seq_lens; rings
+        [slots, H, ring tokens, D], f32 or bf16 as uint16; scratch part_out f32 [B, splits, Hq, D] and part_state
+        f32 [B, splits, Hq, 2] (maximum and sum).
         """
-        rows, heads, splits, ring = query.shape[0], pages.shape[1], part_out.shape[1], ring_key.shape[2]
+        rows, heads, splits = query.shape[0], pages.shape[1], part_out.shape[1]
+        key_ring, value_ring = ring_key.shape[2], ring_value.shape[2]
         for item in prange(rows * heads * splits):
             b, rest = item // (heads * splits), item % (heads * splits)
             h, split = rest // splits, rest % splits
-            first_group = split * GROUPS_PER_SPLIT
-            last_group = min(first_group + GROUPS_PER_SPLIT, closed[b] // G)
+            length, slot = seq_lens[b], slots[b]
             q = query[b, h * R : (h + 1) * R]
             acc, state = part_out[b, split, h * R : (h + 1) * R], part_state[b, split, h * R : (h + 1) * R]
             acc[:] = np.float32(0)
             state[:, 0] = NEGATIVE
             state[:, 1] = np.float32(0)
-            zero, scale, scores = np.empty(D, np.float32), np.empty(D, np.float32), np.empty(G, np.float32)
-            folded = np.empty(D, np.float32)
-            codes, values = np.empty((D, G), np.float32), np.empty((G, D), np.float32)
-            for g_abs in range(first_group, last_group):
-                page = pages[block_table[b, g_abs * G // T], h]
-                group = g_abs % (T // G)
-                _zeros_and_scales(page, O_KZ + 2 * group * D, O_KS + group * D, zero, scale)
-                _unpack_keys(page, group, codes, T, G, KB, KPARTS, KROWS)
-                _unpack_values(page, group, values, G, VB, VPARTS, VBYTES, CG, VG, O_VC, O_VZ, O_VS)
-                for r in range(R):
-                    bias = np.float32(0)
-                    for c in range(D):
-                        bias += q[r, c] * zero[c]
-                    scores[:] = bias * sm_scale
-                    for c in range(D):
-                        folded[c] = q[r, c] * scale[c] * sm_scale
-                    for c in range(0, D, 4):
-                        f0, f1, f2, f3 = folded[c], folded[c + 1], folded[c + 2], folded[c + 3]
-                        k0, k1, k2, k3 = codes[c], codes[c + 1], codes[c + 2], codes[c + 3]
-                        for t in range(G):
-                            scores[t] += f0 * k0[t] + f1 * k1[t] + f2 * k2[t] + f3 * k3[t]
-                    _accumulate(scores, G, values, state[r], acc[r], D)
-            if split == 0:
-                keys = codes.reshape(G, D)
-                start = closed[b]
-                while start < seq_lens[b]:
-                    count = min(G, seq_lens[b] - start)
-                    for t in range(count):
-                        at = (start + t) % ring
-                        from_key, from_value = ring_key[slots[b], h, at], ring_value[slots[b], h, at]
-                        for c in range(D):
-                            keys[t, c] = _ring_value(from_key[c])
-                            values[t, c] = _ring_value(from_value[c])
+            key_zero, key_scale = np.empty(D, np.float32), np.empty(D, np.float32)
+            zero, scale = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+            keys, folded = np.empty((SPAN, D), np.float32), np.empty(D, np.float32)
+            codes, exact = np.empty((VPARTS, TILE), np.float32), np.empty((TILE, D), np.float32)
+            p, weighted = np.empty((R, TILE), np.float32), np.empty((R, CG, TILE), np.float32)
+            biases = np.empty((R, CG), np.float32)
+            last_tile = min((split + 1) * TILES_PER_SPLIT, (length + TILE - 1) // TILE)
+            for tile in range(split * TILES_PER_SPLIT, last_tile):
+                start, in_block = tile * TILE, tile * TILE % T
+                count = min(TILE, length - start)
+                page = pages[block_table[b, start // T], h]
+                quantized_keys = min(max(closed[b] - start, 0), count)
+                quantized_values = min(max(rough[b] - start, 0), count)
+                for span in range(0, quantized_keys, SPAN):
+                    group = (in_block + span) // G
+                    _zeros_and_scales(page, O_KZ + 2 * group * D, O_KS + group * D, key_zero, key_scale)
+                    for t in range(SPAN):
+                        at = O_KC + (in_block + span + t) * KBYTES
+                        row, to = page[at : at + KBYTES], keys[t]
+                        for part in range(KPARTS):
+                            for j in range(KBYTES):
+                                to[part * KBYTES + j] = _unpack(row, j, part, KBITS)
                     for r in range(R):
-                        for t in range(count):
-                            dot = np.float32(0)
+                        bias = np.float32(0)
+                        for c in range(D):
+                            bias += q[r, c] * key_zero[c]
+                            folded[c] = q[r, c] * key_scale[c]
+                        for t in range(SPAN):
+                            dot = bias
                             for c in range(D):
-                                dot += q[r, c] * keys[t, c]
-                            scores[t] = dot * sm_scale
-                        _accumulate(scores, count, values, state[r], acc[r], D)
-                    start += count
+                                dot += folded[c] * keys[t, c]
+                            p[r, span + t] = dot * sm_scale
+                for t in range(quantized_keys, count):
+                    from_key, to = ring_key[slot, h, (start + t) % key_ring], exact[t]
+                    for c in range(D):
+                        to[c] = _ring_value(from_key[c])
+                for r in range(R):
+                    for t in range(quantized_keys, count):
+                        dot = np.float32(0)
+                        for c in range(D):
+                            dot += q[r, c] * exact[t, c]
+                        p[r, t] = dot * sm_scale
+                for r in range(R):
+                    high = state[r, 0]
+                    for t in range(count):
+                        high = max(high, p[r, t])
+                    keep = _exp(state[r, 0] - high)
+                    added = np.float32(0)
+                    for t in range(count):
+                        p[r, t] = _exp(p[r, t] - high)
+                        added += p[r, t]
+                    state[r, 0] = high
+                    state[r, 1] = state[r, 1] * keep + added
+                    for c in range(D):
+                        acc[r, c] *= keep
+                # Whole tiles, so that trip counts are constant: tokens that are not read quantized weigh nothing, and
+                # whatever bytes a page holds decode to finite numbers.
+                for g in range(CG):
+                    at = g * T + in_block
+                    _zeros_and_scales(page, O_VZ + 2 * at, O_VS + at, zero, scale)
+                    for r in range(R):
+                        bias = np.float32(0)
+                        for t in range(quantized_values):
+                            bias += p[r, t] * zero[t]
+                            weighted[r, g, t] = p[r, t] * scale[t]
+                        for t in range(quantized_values, TILE):
+                            weighted[r, g, t] = np.float32(0)
+                        biases[r, g] = bias
+                for j in range(VROWS):
+                    at = O_VC + j * T + in_block
+                    row = page[at : at + TILE]
+                    for part in range(VPARTS):
+                        for t in range(TILE):
+                            codes[part, t] = _unpack(row, t, part, VBITS)
+                    for r in range(R):
+                        for part in range(VPARTS):
+                            g = (part * VROWS + j) // VG
+                            dot = biases[r, g]
+                            for t in range(TILE):
+                                dot += weighted[r, g, t] * codes[part, t]
+                            acc[r, part * VROWS + j] += dot
+                for t in range(quantized_values, count):
+                    from_value, to = ring_value[slot, h, (start + t) % value_ring], exact[t - quantized_values]
+                    for c in range(D):
+                        to[c] = _ring_value(from_value[c])
+                for r in range(R):
+                    _add_rows(p[r, quantized_values:], exact, count - quantized_values, acc[r], D)
         for item in prange(rows * query.shape[1]):
             b, hq = item // query.shape[1], item % query.shape[1]
             high = NEGATIVE

@@ -1,0 +1,89 @@
+"""What the attention backends of all platforms share: the class that vLLM sees, and what no layer may ask for."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, ClassVar
+
+from vllm.v1.attention.backend import AttentionBackend, AttentionType, MultipleOf
+
+from vllm_kivi.config import ConfigError, is_kivi_dtype
+from vllm_kivi.layout import CacheLayout
+
+
+class KiviBackend(AttentionBackend):
+    """Packed pages of uint8 [blocks, KV heads, record bytes]; one subclass for each page size."""
+
+    forward_includes_kv_cache_update = True
+    block_size: ClassVar[int]
+    record_bytes: ClassVar[int]
+    """vLLM hands :meth:`get_kv_cache_shape` sizes but no settings, so the class carries them."""
+
+    @staticmethod
+    def get_name() -> str:
+        return "CUSTOM"  # vLLM looks the name up in its enum of backends
+
+    @classmethod
+    def get_supported_kernel_block_sizes(cls) -> list[int | MultipleOf]:
+        return [cls.block_size]
+
+    @classmethod
+    def supports_kv_cache_dtype(cls, kv_cache_dtype: str | None) -> bool:
+        return is_kivi_dtype(kv_cache_dtype)
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        return attn_type == AttentionType.DECODER
+
+    @classmethod
+    def get_kv_cache_shape(
+        cls, num_blocks: int, block_size: int, num_kv_heads: int, head_size: int, cache_dtype_str: str = "auto"
+    ) -> tuple[int, ...]:
+        if block_size != cls.block_size:
+            raise ValueError(f"KIVI pages hold {cls.block_size} tokens, vLLM asks for {block_size}")
+        return num_blocks, num_kv_heads, cls.record_bytes
+
+
+def class_path(base: type[KiviBackend], layout: CacheLayout) -> str:
+    """Dotted path of the subclass of a platform's backend for a page layout."""
+    return f"{base.__module__}.{base.__name__}_{layout.block_size}_{layout.record_bytes}"
+
+
+@functools.cache
+def subclass(base: type[KiviBackend], name: str) -> type[KiviBackend]:
+    """The class at a path of :func:`class_path`: vLLM resolves a backend by it, so the two numbers travel in its name.
+
+    Raises:
+        AttributeError: any other name.
+    """
+    parts = name.removeprefix(f"{base.__name__}_").split("_")
+    if not name.startswith(f"{base.__name__}_") or len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise AttributeError(f"module {base.__module__!r} has no attribute {name!r}")
+    sizes = {"block_size": int(parts[0]), "record_bytes": int(parts[1]), "__module__": base.__module__}
+    return type(name, (base,), sizes)
+
+
+def refuse_unsupported(
+    kv_cache_dtype: str,
+    alibi_slopes: list[float] | None,
+    sliding_window: int | None,
+    logits_soft_cap: float | None,
+    attn_type: str,
+    kv_sharing_target_layer_name: str | None,
+    extra: dict[str, Any],
+) -> None:
+    """Raises ConfigError for a layer whose attention no test covers; arguments as vLLM hands them to an impl."""
+    refused = {
+        "ALiBi": alibi_slopes is not None,
+        "a sliding window": sliding_window is not None,
+        "a logits soft cap": bool(logits_soft_cap),
+        f"{attn_type} attention": attn_type != AttentionType.DECODER,
+        "KV sharing across layers": kv_sharing_target_layer_name is not None,
+        "attention sinks": extra.get("sinks") is not None,
+    }
+    if any(refused.values()):
+        found = " and ".join(name for name, on in refused.items() if on)
+        raise ConfigError(
+            f"KIVI refuses: this model's attention has {found}, which no test covers yet; "
+            f"serve it without --kv-cache-dtype {kv_cache_dtype}"
+        )

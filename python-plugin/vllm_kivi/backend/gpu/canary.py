@@ -1,0 +1,147 @@
+"""Start-up canary on CUDA: every worker stores and reads known tokens and compares with the reference before it serves.
+
+It runs with the model's own head counts, so it also compiles the kernels that serving will launch.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from vllm_kivi import reference
+from vllm_kivi.backend.canary import CanaryError, error_ratio
+from vllm_kivi.config import KiviConfig
+from vllm_kivi.kernels.append import append_tokens
+from vllm_kivi.kernels.attend import Batch, attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.merge import merge_splits
+from vllm_kivi.kernels.rotate import rotate_heads
+from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
+from vllm_kivi.layout import CacheLayout
+
+TOLERANCE = 2e-2
+"""RMS error ratio allowed; bfloat16 operands give 3e-3, quantization itself 1e-1."""
+
+
+@functools.cache
+def check_kernels(
+    config: KiviConfig,
+    layout: CacheLayout,
+    heads: int,
+    query_heads: int,
+    queries: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Prefill a block and some tokens, then decode one more.
+
+    Args:
+        queries: the most tokens of a row of few.
+
+    Raises:
+        CanaryError: which step, the shape, and by how much it is off.
+    """
+    d, prefilled = layout.head_size, layout.block_size + 2
+    count = prefilled + 1
+    generator = torch.Generator().manual_seed(0)
+
+    def random(n: int) -> torch.Tensor:  # vLLM changes the default dtype and device while it loads a model
+        x = torch.randn(count, n, d, generator=generator, dtype=torch.float32, device="cpu")
+        x[:, :, d // 2] += 8  # an outlier channel, as keys have
+        return x.to(dtype)
+
+    key, value, query = random(heads), random(heads), random(query_heads)
+    table = torch.tensor([[1, 2]], dtype=torch.int32, device=device)
+    slot_mapping = torch.arange(count, device=device) + layout.block_size
+    scalar = torch.zeros(1, dtype=torch.int32, device=device)
+
+    def batch(first: int, last: int) -> Batch:
+        starts = torch.tensor([0, last - first], dtype=torch.int32, device=device)
+        return Batch(starts, scalar + last, table, scalar, scalar)
+
+    pages = torch.zeros(3, heads, layout.record_bytes, dtype=torch.uint8, device=device)
+    drafts = queries - 1
+    ring_key = torch.zeros(2, heads, config.key_staging_tokens(drafts), d, dtype=dtype, device=device)
+    ring_value = torch.zeros(2, heads, config.value_staging_tokens(drafts), d, dtype=dtype, device=device)
+    out = torch.zeros(count, query_heads, d, dtype=dtype, device=device)
+    windows, scale = windows_of(config), d**-0.5
+
+    fresh = [x[:prefilled].to(device, copy=True) for x in (query, key, value)]
+    if config.rotation:
+        for x in fresh:
+            rotate_heads(x, x)
+    step = batch(0, prefilled)
+    store_step_values(layout, pages, slot_mapping[:prefilled], fresh[2], config.clipping)
+    close_groups(layout, pages, step, slot_mapping[:prefilled], fresh[1], ring_key, config.clipping)
+    attend(layout, windows, out[:prefilled], fresh[0], pages, step, ring_key, ring_value, fresh[1], fresh[2], scale)
+    stage_newest(ring_key, step, fresh[1])
+    stage_newest(ring_value, step, fresh[2])
+    if config.rotation:
+        rotate_heads(out[:prefilled], out[:prefilled])
+
+    fresh = [x[prefilled:].to(device) for x in (query, key, value)]
+    step = batch(prefilled, count)
+    rotated_query = torch.empty(1, query_heads, d, dtype=torch.float32, device=device)
+    append_tokens(
+        layout, pages, step, slot_mapping[prefilled:], *fresh, rotated_query, ring_key, ring_value, config.clipping,
+        config.rotation,
+    )  # fmt: skip
+    scratch = attend_scratch(layout, 1, query_heads, 2, device)
+    attend_splits(layout, windows, rotated_query, pages, step, ring_key, ring_value, scale, scratch, queries)
+    merge_splits(layout, windows, out[prefilled:], scratch, step, queries, config.rotation)
+
+    got = out.cpu().float()
+    expected = _expected_pages(config, layout, key, value)
+    for position, what in (
+        (0, "prefill"),
+        (layout.key_group - 1, "prefill"),
+        (prefilled - 1, "chunk"),
+        (count - 1, "decode"),
+    ):
+        want = _expected(config, layout, expected, query, key, value, position)
+        error = error_ratio(got[position], want)
+        if not error < TOLERANCE:
+            raise CanaryError(
+                f"KIVI refuses: the start-up canary failed in {what} of token {position}: RMS error ratio {error:.3g} "
+                f"(allowed {TOLERANCE:g}) with {heads} KV heads, {query_heads} query heads, {dtype}, {layout}. The "
+                "kernels of this environment are wrong: re-install with kivi install --force"
+            )
+
+
+def _rotated(config: KiviConfig, x: torch.Tensor) -> torch.Tensor:
+    return reference.rotate(x) if config.rotation else x
+
+
+def _expected_pages(config: KiviConfig, layout: CacheLayout, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    pages = torch.zeros(3, key.shape[1], layout.record_bytes, dtype=torch.uint8, device="cpu")
+    groups = torch.arange(key.shape[0] // layout.key_group, device="cpu")
+    keys = _rotated(config, key)[: groups.numel() * layout.key_group].unflatten(0, (-1, layout.key_group))
+    blocks = 1 + groups // layout.key_groups
+    reference.store_keys(layout, pages, blocks, groups % layout.key_groups, keys, config.clipping)
+    slots = torch.arange(key.shape[0], device="cpu") + layout.block_size
+    reference.store_values(layout, pages, slots, _rotated(config, value), config.clipping)
+    return pages
+
+
+def _expected(
+    config: KiviConfig,
+    layout: CacheLayout,
+    pages: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    position: int,
+) -> torch.Tensor:
+    closed = reference.closed_keys(position, config.key_group, config.key_window)
+    rough = reference.rough_values(position, config.value_residual, config.value_window)
+    got = reference.attend(
+        layout,
+        pages,
+        torch.tensor([1, 2], device="cpu"),
+        _rotated(config, query[position].float()),
+        _rotated(config, key)[closed : position + 1].transpose(0, 1),
+        _rotated(config, value)[rough : position + 1].transpose(0, 1),
+        position + 1,
+        layout.head_size**-0.5,
+    )
+    return _rotated(config, got)

@@ -1,0 +1,176 @@
+"""KIVI attention on CUDA: Triton kernels over packed pages and full-precision rings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.config import get_current_vllm_config
+from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionType
+
+from vllm_kivi.backend.base import refuse_unsupported
+from vllm_kivi.backend.gpu.canary import check_kernels
+from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata
+from vllm_kivi.backend.gpu.workspace import Workspace, workspace_of
+from vllm_kivi.cache.staging import Ring
+from vllm_kivi.kernels.append import append_tokens
+from vllm_kivi.kernels.attend import Batch, attend, attend_splits, windows_of
+from vllm_kivi.kernels.merge import merge_splits
+from vllm_kivi.kernels.rotate import rotate_heads
+from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
+from vllm_kivi.settings import config_of
+
+
+class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
+    """One layer's attention. What a query reads depends on its position alone, as on the CPU."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int,
+        alibi_slopes: list[float] | None,
+        sliding_window: int | None,
+        kv_cache_dtype: str,
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        **extra: Any,
+    ) -> None:
+        refuse_unsupported(
+            kv_cache_dtype, alibi_slopes, sliding_window, logits_soft_cap, attn_type, kv_sharing_target_layer_name,
+            extra,
+        )  # fmt: skip
+        self._vllm_config = get_current_vllm_config()
+        self.config = config_of(self._vllm_config)
+        self.layout = self.config.layout(head_size, self._vllm_config.cache_config.block_size)
+        self.windows = windows_of(self.config)
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
+        self.head_size, self.scale = head_size, float(scale)
+        self.ring: Ring | None = None
+        self._workspace: Workspace | None = None
+
+    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+        """Checks the kernels and allocates rings and scratch: during model load, before vLLM counts what is left."""
+        device = torch.device("cuda", torch.cuda.current_device())
+        drafts = self._vllm_config.num_speculative_tokens
+        check_kernels(self.config, self.layout, self.num_kv_heads, self.num_heads, 1 + drafts, act_dtype, device)
+        self.ring = Ring(
+            self._vllm_config.scheduler_config.max_num_seqs,
+            self.num_kv_heads,
+            self.config.key_staging_tokens(drafts),
+            self.config.value_staging_tokens(drafts),
+            self.head_size,
+            act_dtype,
+            device,
+        )
+        self._workspace = workspace_of(
+            self._vllm_config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
+        )
+
+    def forward(
+        self,
+        layer: AttentionLayer,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: KiviGpuMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Store the step's keys and values, close full groups, attend.
+
+        Args:
+            query: [tokens, Hq, D]; key, value: [tokens, H, D]; tokens may include padding at the end.
+            kv_cache: uint8 [blocks, H, record_bytes].
+            output: [tokens, Hq, D] or [tokens, Hq * D], written in place.
+        """
+        if output_scale is not None or output_block_scale is not None:
+            raise NotImplementedError("KIVI: fused output quantization is not supported")
+        if attn_metadata is None:  # vLLM's profiling run
+            return output.fill_(0)
+        meta, split, end = attn_metadata, attn_metadata.few_tokens, attn_metadata.num_tokens
+        out = output.view(-1, self.num_heads, self.head_size)
+        # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
+        # step: everything is stored before any row attends.
+        if meta.few is not None:
+            self._append(meta.few, query[:split], key[:split], value[:split], kv_cache, meta.slot_mapping)
+        rotated = None
+        if meta.many is not None:
+            rotated = self._store(
+                meta.many, query[split:end], key[split:end], value[split:end], kv_cache, meta.slot_mapping[split:end]
+            )
+        if meta.few is not None:
+            self._decode(meta.few, meta.few_queries, query[:split], kv_cache, out[:split])
+        if meta.many is not None and rotated is not None:
+            self._prefill(meta.many, rotated, kv_cache, out[split:end])
+        return output
+
+    def _append(
+        self,
+        batch: Batch,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        pages: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        ring, work = self._state()
+        append_tokens(
+            self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, ring.key,
+            ring.value, self.config.clipping, self.config.rotation,
+        )  # fmt: skip
+
+    def _decode(self, batch: Batch, queries: int, query: torch.Tensor, pages: torch.Tensor, out: torch.Tensor) -> None:
+        ring, work = self._state()
+        tokens = query.shape[0]
+        scratch = work.partial(batch.seq_lens.shape[0], tokens)
+        attend_splits(
+            self.layout, self.windows, work.few_query[:tokens], pages, batch, ring.key, ring.value, self.scale, scratch,
+            queries,
+        )  # fmt: skip
+        merge_splits(self.layout, self.windows, out, scratch, batch, queries, self.config.rotation)
+
+    def _store(
+        self,
+        batch: Batch,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        pages: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns query, key and value as the attention reads them."""
+        ring, work = self._state()
+        if self.config.rotation:
+            count = query.shape[0]
+            rotated = work.query[:count], work.key[:count], work.value[:count]
+            for to, x in zip(rotated, (query, key, value), strict=True):
+                rotate_heads(to, x)
+            query, key, value = rotated
+        store_step_values(self.layout, pages, slot_mapping, value, self.config.clipping)
+        close_groups(self.layout, pages, batch, slot_mapping, key, ring.key, self.config.clipping)
+        return query, key, value
+
+    def _prefill(
+        self,
+        batch: Batch,
+        tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        pages: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
+        ring, _ = self._state()
+        query, key, value = tokens
+        attend(self.layout, self.windows, out, query, pages, batch, ring.key, ring.value, key, value, self.scale)
+        stage_newest(ring.key, batch, key)  # only now: the attention read what this overwrites
+        stage_newest(ring.value, batch, value)
+        if self.config.rotation:
+            rotate_heads(out, out)
+
+    def _state(self) -> tuple[Ring, Workspace]:
+        assert self.ring is not None
+        assert self._workspace is not None
+        return self.ring, self._workspace

@@ -1,0 +1,98 @@
+"""What a step's batch asks of the cache, put on the GPU once a step and shared by all layers.
+
+Lengths stay on the device (under asynchronous scheduling the host does not know them); from the host come only the
+slot of each row and what a prefix hit restored, through two pinned buffers in turn, so nothing waits for the GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.v1.attention.backend import (
+    AttentionCGSupport,
+    AttentionMetadata,
+    AttentionMetadataBuilder,
+    CommonAttentionMetadata,
+)
+from vllm.v1.attention.backends.utils import split_decodes_and_prefills
+
+from vllm_kivi.cache.staging import SlotPool, building
+from vllm_kivi.kernels.attend import Batch
+
+
+@dataclass
+class KiviGpuMetadata(AttentionMetadata):
+    """One step; rows of few tokens (decode, verification) come first in the batch.
+
+    Attributes:
+        num_tokens: tokens of the step, padding of a CUDA graph included.
+        few, many: rows of at most ``few_queries`` tokens, and the others; None without any. The tokens of ``many`` are
+            counted from the first of them.
+        few_tokens: tokens of ``few``.
+        slot_mapping: int64 [>= num_tokens].
+    """
+
+    num_tokens: int
+    few: Batch | None
+    many: Batch | None
+    few_tokens: int
+    few_queries: int
+    slot_mapping: torch.Tensor
+
+
+class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
+    """Builds :class:`KiviGpuMetadata` from vLLM's common metadata and the runner's slots."""
+
+    _cudagraph_support = AttentionCGSupport.UNIFORM_BATCH
+
+    def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        pool = building.get()
+        if pool is None:
+            raise RuntimeError("KIVI: the model runner was not hooked before its metadata builders were made")
+        self.pool: SlotPool = pool
+        self._init_reorder_batch_threshold(1, supports_spec_as_decode=True)
+        rows = vllm_config.scheduler_config.max_num_seqs
+        # One pair of rows: slots, and tokens restored by a prefix hit. Graphs read it at a fixed address.
+        self.owners = torch.zeros(2, rows, dtype=torch.int32, device=device)
+        self.pinned = [torch.zeros(2, rows, dtype=torch.int32, pin_memory=True) for _ in range(2)]
+        self.copied = [torch.cuda.Event() for _ in range(2)]
+        self.turn = 0
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False, **_: Any
+    ) -> KiviGpuMetadata:
+        common, threshold = common_attn_metadata, self.reorder_batch_threshold
+        assert threshold is not None
+        rows = common.num_reqs
+        self._send_owners(rows)
+        decodes, prefills, decode_tokens, _prefill_tokens = split_decodes_and_prefills(common, threshold)
+        starts, lengths = common.query_start_loc[: rows + 1], common.seq_lens[:rows]
+        table, (slots, readable) = common.block_table_tensor, self.owners[:, :rows]
+
+        def batch(first: int, last: int) -> Batch:
+            own = starts[first : last + 1]
+            own = own - decode_tokens if first else own
+            part = slice(first, last)
+            return Batch(own, lengths[part], table[part], slots[part], readable[part])
+
+        return KiviGpuMetadata(
+            num_tokens=common.num_actual_tokens,
+            few=batch(0, decodes) if decodes else None,
+            many=batch(decodes, rows) if prefills else None,
+            few_tokens=decode_tokens,
+            few_queries=threshold,
+            slot_mapping=common.slot_mapping,
+        )
+
+    def _send_owners(self, rows: int) -> None:
+        self.turn = 1 - self.turn
+        pinned, copied = self.pinned[self.turn], self.copied[self.turn]
+        copied.synchronize()  # of two steps ago: returns at once
+        slots = self.pool.rows(rows)
+        pinned[0, :rows] = torch.tensor([slot.index for slot in slots], dtype=torch.int32)
+        pinned[1, :rows] = torch.tensor([slot.readable_from for slot in slots], dtype=torch.int32)
+        self.owners[:, :rows].copy_(pinned[:, :rows], non_blocking=True)
+        copied.record()

@@ -1,0 +1,92 @@
+"""Scratch of the GPU kernels: one set for all layers of a worker, made while the model loads, so that it is counted."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from vllm_kivi.kernels.attend import split_count
+from vllm_kivi.layout import CacheLayout
+
+
+class Workspace:
+    """Scratch for the largest step that the scheduler may send.
+
+    Args:
+        max_seqs, max_tokens, max_model_len: of the engine's configuration.
+        queries: the most tokens of a row of few.
+    """
+
+    def __init__(
+        self,
+        layout: CacheLayout,
+        heads: int,
+        query_heads: int,
+        max_seqs: int,
+        max_tokens: int,
+        max_model_len: int,
+        queries: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.layout, self.heads, self.query_heads = layout, heads, query_heads
+        self._max_model_len, self._device = max_model_len, device
+        self._processors = torch.cuda.get_device_properties(device).multi_processor_count
+        few = max_seqs * queries
+        d = layout.head_size
+        self.few_query = torch.empty(few, query_heads, d, dtype=torch.float32, device=device)
+        self.query = torch.empty(max_tokens, query_heads, d, dtype=dtype, device=device)
+        self.key = torch.empty(max_tokens, heads, d, dtype=dtype, device=device)
+        self.value = torch.empty(max_tokens, heads, d, dtype=dtype, device=device)
+        most = max(rows * queries * (1 + self.splits(rows)) for rows in range(1, max_seqs + 1))
+        self._part_out = torch.empty(most * query_heads * d, dtype=torch.float32, device=device)
+        self._part_lse = torch.empty(most * query_heads, dtype=torch.float32, device=device)
+
+    def splits(self, rows: int) -> int:
+        """Splits of a step of that many rows; the same for every step of a CUDA graph."""
+        return int(split_count(rows, self.heads, self._max_model_len, self._processors))
+
+    def partial(self, rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scratch of :func:`vllm_kivi.kernels.attend.attend_splits` for a step."""
+        shape = (tokens, self.query_heads, 1 + self.splits(rows))
+        count = shape[0] * shape[1] * shape[2]
+        d = self.layout.head_size
+        return self._part_out[: count * d].view(*shape, d), self._part_lse[:count].view(shape)
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (self.few_query, self.query, self.key, self.value, self._part_out, self._part_lse)
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+_OF_ENGINE: weakref.WeakValueDictionary[tuple[Any, ...], Workspace] = weakref.WeakValueDictionary()
+
+
+def workspace_of(
+    vllm_config: Any,
+    layout: CacheLayout,
+    heads: int,
+    query_heads: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Workspace:
+    """The workspace that an engine's layers of this shape share; its layers keep it alive."""
+    key = (id(vllm_config), layout, heads, query_heads, dtype, device)
+    found = _OF_ENGINE.get(key)
+    if found is None:
+        scheduler = vllm_config.scheduler_config
+        found = Workspace(
+            layout,
+            heads,
+            query_heads,
+            scheduler.max_num_seqs,
+            scheduler.max_num_batched_tokens,
+            vllm_config.model_config.max_model_len,
+            1 + vllm_config.num_speculative_tokens,
+            dtype,
+            device,
+        )
+        _OF_ENGINE[key] = found
+    return found

@@ -1,0 +1,149 @@
+"""Device functions that turn keys and values into codes, scales and zeros of a record. Meaning: ``reference.quantize``.
+
+Without clipping the bytes are identical to the reference's, ties of codes too. With clipping the squared errors are
+summed in another order, so where two ranges are equally good to float32 rounding another one may be taken.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from vllm_kivi.kernels.helpers import decode_scale, decode_zero, encode
+from vllm_kivi.layout import CacheLayout
+from vllm_kivi.reference import CLIP_RATIOS
+
+TILE = 4096
+"""Elements that one program quantizes at a time; half as many with clipping: the search keeps several ranges in
+registers."""
+
+
+def ratios(clipping: bool) -> tuple[float, ...]:
+    """Ranges that the kernels try."""
+    return CLIP_RATIOS if clipping else CLIP_RATIOS[:1]
+
+
+def key_rows_of_a_tile(layout: CacheLayout, clipping: bool) -> int:
+    """Packed channels that are quantized at a time over a whole key group."""
+    tile = TILE // 2 if clipping else TILE
+    return min(triton.next_power_of_2(layout.key_code_bytes), max(tile // layout.key_group, 1))
+
+
+def value_span(layout: CacheLayout) -> int:
+    """The most channel groups that one part of a token's channels (those at one place in a byte) meets."""
+    size, width = layout.value_group, layout.value_code_rows
+    parts = range(0, layout.head_size, width)
+    return max((start + width - 1) // size - start // size + 1 for start in parts)
+
+
+@triton.jit
+def _codes(x, zero, inverse, TOP: tl.constexpr):
+    """Codes as float32; halves round up."""
+    return tl.minimum(tl.maximum(tl.floor((x - zero) * inverse + 0.5), 0.0), TOP)
+
+
+@triton.jit
+def _fit(x, mask, TOP: tl.constexpr, RATIOS: tl.constexpr):
+    """Encoded zero and scale (int32 [ROWS] each) of each row of x, f32 [ROWS, N]; only elements in mask count."""
+    low = tl.min(tl.where(mask, x, float("inf")), 1)
+    high = tl.max(tl.where(mask, x, float("-inf")), 1)
+    zero_bits, scale_bits = encode(low + (high - low) * ((1.0 - RATIOS[0]) / 2), (high - low) * (RATIOS[0] / TOP))
+    if len(RATIOS) > 1:
+        least = _error(x, mask, zero_bits, scale_bits, TOP)
+        for i in tl.static_range(1, len(RATIOS)):
+            z_bits, s_bits = encode(low + (high - low) * ((1.0 - RATIOS[i]) / 2), (high - low) * (RATIOS[i] / TOP))
+            error = _error(x, mask, z_bits, s_bits, TOP)
+            better = error < least
+            least = tl.where(better, error, least)
+            zero_bits = tl.where(better, z_bits, zero_bits)
+            scale_bits = tl.where(better, s_bits, scale_bits)
+    return zero_bits, scale_bits
+
+
+@triton.jit
+def _error(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
+    """Squared error of each row of x under a zero and scale, f32 [ROWS]."""
+    zero = decode_zero(zero_bits)[:, None]
+    scale = decode_scale(zero_bits, scale_bits)[:, None]
+    off = _codes(x, zero, tl.div_rn(1.0, scale), TOP) * scale + zero - x
+    return tl.sum(tl.where(mask, off * off, 0.0), 1)
+
+
+@triton.jit
+def store_keys(record, group, in_ring, ring_at, fresh_at, j, LAYOUT: tl.constexpr, RATIOS: tl.constexpr):
+    """Quantize packed channels ``j`` (int32 [J]) of a whole key group and write them into its record.
+
+    Args:
+        group: of the block.
+        in_ring: bool [G], whether a token lies in the ring.
+        ring_at, fresh_at: pointers [G] to the tokens' first channels; fresh_at None where all lie in the ring.
+    """
+    G: tl.constexpr = LAYOUT.key_group
+    D: tl.constexpr = LAYOUT.head_size
+    WIDTH: tl.constexpr = LAYOUT.key_code_bytes
+    TOP: tl.constexpr = (1 << LAYOUT.key_bits) - 1
+    t = tl.arange(0, G)
+    every = (j >= 0)[:, None] & (t >= 0)[None, :]
+    mask = (j < WIDTH)[:, None] & (t >= 0)[None, :]
+    zeros = (record + LAYOUT.key_zeros_offset).to(tl.pointer_type(tl.uint16)) + group * D
+    scales = record + LAYOUT.key_scales_offset + group * D
+    packed = tl.zeros(mask.shape, tl.int32)
+    for part in range(8 // LAYOUT.key_bits):
+        c = part * WIDTH + j
+        x = tl.load(ring_at[None, :] + c[:, None], mask=mask & in_ring[None, :], other=0.0).to(tl.float32)
+        if fresh_at is not None:
+            x += tl.load(fresh_at[None, :] + c[:, None], mask=mask & ~in_ring[None, :], other=0.0).to(tl.float32)
+        zero_bits, scale_bits = _fit(x, every, TOP, RATIOS)
+        tl.store(zeros + c, zero_bits.to(tl.uint16), mask=j < WIDTH)
+        tl.store(scales + c, scale_bits.to(tl.uint8), mask=j < WIDTH)
+        inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
+        codes = _codes(x, decode_zero(zero_bits)[:, None], inverse[:, None], TOP)
+        packed |= codes.to(tl.int32) << (LAYOUT.key_bits * part)
+    to = record + LAYOUT.key_codes_offset + (group * G + t)[None, :] * WIDTH + j[:, None]
+    tl.store(to, packed.to(tl.uint8), mask=mask)
+
+
+@triton.jit
+def store_values(head_pages, stride_page, slot, source, LAYOUT: tl.constexpr, RATIOS: tl.constexpr, SPAN: tl.constexpr):
+    """Quantize the values of tokens and write each into its column of its page.
+
+    Args:
+        head_pages: the head's record in block 0.
+        slot: int64 [n], block * T + token of the block; negative: skipped.
+        source: pointers [n] to the tokens' first channels.
+        SPAN: of :func:`value_span`.
+    """
+    D: tl.constexpr = LAYOUT.head_size
+    T: tl.constexpr = LAYOUT.block_size
+    SIZE: tl.constexpr = LAYOUT.value_group
+    ROWS: tl.constexpr = LAYOUT.value_code_rows
+    TOP: tl.constexpr = (1 << LAYOUT.value_bits) - 1
+    kept = slot >= 0
+    record = head_pages + slot // T * stride_page
+    token = slot % T
+    zeros = (record + LAYOUT.value_zeros_offset).to(tl.pointer_type(tl.uint16)) + token
+    scales = record + LAYOUT.value_scales_offset + token
+    j = tl.arange(0, triton.next_power_of_2(ROWS))
+    in_part = kept[:, None] & (j < ROWS)[None, :]
+    w = tl.arange(0, triton.next_power_of_2(SIZE))
+    in_group = kept[:, None] & (w < SIZE)[None, :]
+    packed = tl.zeros(in_part.shape, tl.int32)
+    for part in range(8 // LAYOUT.value_bits):
+        c = part * ROWS + j
+        zero = tl.zeros(in_part.shape, tl.float32)
+        inverse = tl.zeros(in_part.shape, tl.float32)
+        for i in range(SPAN):
+            g = tl.minimum(part * ROWS // SIZE + i, D // SIZE - 1)
+            x = tl.load(source[:, None] + (g * SIZE + w)[None, :], mask=in_group, other=0.0).to(tl.float32)
+            zero_bits, scale_bits = _fit(x, (w < SIZE)[None, :], TOP, RATIOS)
+            here = (c // SIZE == g)[None, :]
+            zero = tl.where(here, decode_zero(zero_bits)[:, None], zero)
+            inverse = tl.where(here, tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))[:, None], inverse)
+            # A group that reaches over two parts is written by the part it starts in.
+            starts_here = kept & (g * SIZE >= part * ROWS) & (g * SIZE < (part + 1) * ROWS)
+            tl.store(zeros + g * T, zero_bits.to(tl.uint16), mask=starts_here)
+            tl.store(scales + g * T, scale_bits.to(tl.uint8), mask=starts_here)
+        x = tl.load(source[:, None] + c[None, :], mask=in_part, other=0.0).to(tl.float32)
+        packed |= _codes(x, zero, inverse, TOP).to(tl.int32) << (LAYOUT.value_bits * part)
+    to = record[:, None] + LAYOUT.value_codes_offset + j[None, :] * T + token[:, None]
+    tl.store(to, packed.to(tl.uint8), mask=in_part)

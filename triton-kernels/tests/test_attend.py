@@ -1,0 +1,91 @@
+"""A whole step of store and attention against the reference, over lengths, formats and both ways of doing it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from batches import Row, Step
+
+from vllm_kivi.config import PRESETS, KiviConfig
+
+K4V4 = PRESETS["k4v4"]
+WINDOWED = replace(K4V4, key_window=40, value_residual=16, value_window=24)
+PLAIN = replace(PRESETS["k4v4"], rotation=False, value_group=32, value_group_given=True)
+K4V2 = replace(PRESETS["k4v2"], clipping=False)
+K2V2 = replace(PRESETS["k2v2"], clipping=False)
+
+
+def check(step: Step, tolerance: float) -> None:
+    assert step.output_error() < tolerance
+    assert step.ring_error() <= 2.0**-5  # a rotated token may round to a neighbour
+    if not step.config.rotation:
+        assert step.wrong_bytes() == 0
+    else:
+        # The rotation sums in another order, so a few codes and zeros may round the other way.
+        assert step.wrong_bytes() < 1e-2 * step.pages.numel()
+
+
+FEW = [Row(0, 1), Row(126, 1), Row(127, 1), Row(128, 1), Row(300, 1), Row(0, 0)]
+MANY = [Row(0, 5), Row(100, 60), Row(127, 3), Row(128, 128), Row(255, 1), Row(256, 20, readable_from=256)]
+
+
+@pytest.mark.parametrize(
+    ("config", "head_size", "ratio", "dtype", "splits"),
+    [
+        (K4V4, 64, 4, torch.float16, 1),
+        (WINDOWED, 64, 2, torch.float16, 2),
+        (PLAIN, 128, 1, torch.bfloat16, 3),
+        (K4V2, 96, 3, torch.float16, 1),
+        (K2V2, 64, 8, torch.bfloat16, 2),
+    ],
+    ids=("k4v4", "windows", "plain", "k4v2-d96", "k2v2"),
+)
+def test_decode(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dtype, splits: int) -> None:
+    step = Step(config, FEW, head_size, 1, ratio, dtype).to("cpu")
+    step.run_few(splits)
+    check(step, 4e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "head_size", "ratio", "dtype"),
+    [
+        (K4V4, 64, 4, torch.float16),
+        (WINDOWED, 64, 3, torch.bfloat16),
+        (K4V2, 80, 1, torch.float16),
+        (K2V2, 64, 2, torch.float16),
+    ],
+    ids=("k4v4", "windows", "k4v2-d80", "k2v2"),
+)
+def test_prefill_and_chunks(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dtype) -> None:
+    step = Step(config, MANY, head_size, 1, ratio, dtype).to("cpu")
+    step.run_many()
+    check(step, 4e-3)
+
+
+def test_verification_of_drafts_over_group_edges() -> None:
+    """Up to 6 tokens a row, causal inside the step; a draft may complete the group that the next one reads."""
+    rows = [Row(120, 6), Row(124, 6), Row(126, 4), Row(127, 6), Row(128, 1), Row(3, 2)]
+    step = Step(WINDOWED, rows, 64, 2, 4, torch.float16, drafts=5).to("cpu")
+    step.run_few(2)
+    check(step, 4e-3)
+
+
+def test_both_ways_store_the_same_bytes() -> None:
+    """What a page holds must not depend on how its tokens came: a prefix hit reads what decode stored."""
+    rows = [Row(127, 1), Row(200, 56), Row(0, 128)]
+    many = Step(K4V4, rows, 64, 1, 2, torch.bfloat16).to("cpu")
+    few = Step(K4V4, rows, 64, 1, 2, torch.bfloat16, drafts=128).to("cpu")
+    many.run_many()
+    few.run_few(1)
+    assert torch.equal(many.pages, few.pages)
+
+
+def test_skipped_tokens_write_no_page() -> None:
+    """A negative slot mapping (dummy runs) leaves every page alone, both ways, closing included."""
+    for few in (True, False):
+        step = Step(K4V4, [Row(127, 1), Row(126, 2)], 64, 1, 1, torch.float16, drafts=2).to("cpu")
+        step.slot_mapping.fill_(-1)
+        step.run_few(1) if few else step.run_many()
+        assert torch.equal(step.pages, step.before_pages)
