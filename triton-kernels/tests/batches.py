@@ -1,6 +1,6 @@
 """A made-up step of a batch: pages and rings as earlier steps left them, and what the step must leave and give.
 
-Used on the CPU under Triton's interpreter and, with another device, on a GPU.
+On a GPU where there is one, else on the CPU under Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from vllm_kivi.kernels.attend import Batch, attend, attend_scratch, attend_split
 from vllm_kivi.kernels.merge import merge_splits
 from vllm_kivi.kernels.rotate import rotate_heads
 from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 RINGS_UNWRITTEN = 1e4
 """What rings hold where no token was staged: a number that would be seen."""
@@ -138,8 +140,8 @@ class Step:
 
     # --- the kernels' side --------------------------------------------------------------------------------------------
 
-    def to(self, device: str) -> Step:
-        """Move what the kernels see."""
+    def ready(self, device: str = DEVICE) -> Step:
+        """Put what the kernels see on a device."""
         starts = torch.tensor([0, *(row.count for row in self.rows)]).cumsum(0).int()
         self.batch = Batch(
             *(

@@ -1,4 +1,4 @@
-"""Tests run under Triton's interpreter on CPU tensors, against this repository's sources."""
+"""Tests run on a GPU where there is one, else under Triton's interpreter; against this repository's sources."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def use_repository(interpret: bool) -> None:
 
 
 if "pytest" in sys.modules:
-    use_repository(interpret=True)
+    import torch
+
+    use_repository(interpret=not torch.cuda.is_available())
 
 
 def pytest_configure(config: pytest.Config) -> None:

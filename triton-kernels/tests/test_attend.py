@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import Row, Step
+from batches import DEVICE, Row, Step
 
 from vllm_kivi.config import PRESETS, KiviConfig
 
@@ -43,7 +43,7 @@ MANY = [Row(0, 5), Row(100, 60), Row(127, 3), Row(128, 128), Row(255, 1), Row(25
     ids=("k4v4", "windows", "plain", "k4v2-d96", "k2v2"),
 )
 def test_decode(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dtype, splits: int) -> None:
-    step = Step(config, FEW, head_size, 1, ratio, dtype).to("cpu")
+    step = Step(config, FEW, head_size, 1, ratio, dtype).ready()
     step.run_few(splits)
     check(step, 4e-3)
 
@@ -59,7 +59,7 @@ def test_decode(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dty
     ids=("k4v4", "windows", "k4v2-d80", "k2v2"),
 )
 def test_prefill_and_chunks(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dtype) -> None:
-    step = Step(config, MANY, head_size, 1, ratio, dtype).to("cpu")
+    step = Step(config, MANY, head_size, 1, ratio, dtype).ready()
     step.run_many()
     check(step, 4e-3)
 
@@ -67,7 +67,7 @@ def test_prefill_and_chunks(config: KiviConfig, head_size: int, ratio: int, dtyp
 def test_verification_of_drafts_over_group_edges() -> None:
     """Up to 6 tokens a row, causal inside the step; a draft may complete the group that the next one reads."""
     rows = [Row(120, 6), Row(124, 6), Row(126, 4), Row(127, 6), Row(128, 1), Row(3, 2)]
-    step = Step(WINDOWED, rows, 64, 2, 4, torch.float16, drafts=5).to("cpu")
+    step = Step(WINDOWED, rows, 64, 2, 4, torch.float16, drafts=5).ready()
     step.run_few(2)
     check(step, 4e-3)
 
@@ -75,8 +75,8 @@ def test_verification_of_drafts_over_group_edges() -> None:
 def test_both_ways_store_the_same_bytes() -> None:
     """What a page holds must not depend on how its tokens came: a prefix hit reads what decode stored."""
     rows = [Row(127, 1), Row(200, 56), Row(0, 128)]
-    many = Step(K4V4, rows, 64, 1, 2, torch.bfloat16).to("cpu")
-    few = Step(K4V4, rows, 64, 1, 2, torch.bfloat16, drafts=128).to("cpu")
+    many = Step(K4V4, rows, 64, 1, 2, torch.bfloat16).ready()
+    few = Step(K4V4, rows, 64, 1, 2, torch.bfloat16, drafts=128).ready()
     many.run_many()
     few.run_few(1)
     assert torch.equal(many.pages, few.pages)
@@ -85,7 +85,28 @@ def test_both_ways_store_the_same_bytes() -> None:
 def test_skipped_tokens_write_no_page() -> None:
     """A negative slot mapping (dummy runs) leaves every page alone, both ways, closing included."""
     for few in (True, False):
-        step = Step(K4V4, [Row(127, 1), Row(126, 2)], 64, 1, 1, torch.float16, drafts=2).to("cpu")
+        step = Step(K4V4, [Row(127, 1), Row(126, 2)], 64, 1, 1, torch.float16, drafts=2).ready()
         step.slot_mapping.fill_(-1)
         step.run_few(1) if few else step.run_many()
         assert torch.equal(step.pages, step.before_pages)
+
+
+SIZES = [(64, 1), (64, 3), (80, 2), (96, 5), (128, 4), (128, 6), (128, 7), (128, 8), (128, 16), (256, 2)]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="too many shapes for the interpreter")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("head_size", "ratio"), SIZES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_shape(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
+    few = Step(PRESETS[preset], [*FEW, Row(700, 1)], head_size, 2, ratio, dtype).ready()
+    few.run_few(3)
+    check(few, 1e-2)
+    drafts = Step(
+        PRESETS[preset], [Row(124, 6), Row(127, 4), Row(300, 1)], head_size, 2, ratio, dtype, drafts=5
+    ).ready()
+    drafts.run_few(2)
+    check(drafts, 1e-2)
+    many = Step(PRESETS[preset], [*MANY, Row(100, 700)], head_size, 2, ratio, dtype).ready()
+    many.run_many()
+    check(many, 1e-2)

@@ -18,7 +18,7 @@ ROWS = [Row(100, 60), Row(0, 5), Row(0, 0), Row(127, 130), Row(255, 1)]
 def stored(preset: str, head_size: int, block_size: int, dtype: torch.dtype, clipping: bool) -> Step:
     """A step without rotation, so that both sides quantize the same numbers."""
     config = replace(PRESETS[preset], rotation=False, clipping=clipping)
-    step = Step(config, ROWS, head_size, 2, 1, dtype, block_size).to("cpu")
+    step = Step(config, ROWS, head_size, 2, 1, dtype, block_size).ready()
     store_step_values(step.layout, step.pages, step.slot_mapping, step.fresh_value, clipping)
     close_groups(step.layout, step.pages, step.batch, step.slot_mapping, step.fresh_key, step.rings[0], clipping)
     return step
