@@ -37,7 +37,9 @@ const kivi = z.looseObject({
   preset: z.string(),
   rotation: z.boolean(),
   clipping: z.boolean(),
-  window: count,
+  keyWindow: count,
+  valueResidual: count,
+  valueWindow: count,
 });
 
 const capacity = z.object({

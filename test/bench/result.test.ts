@@ -1,0 +1,17 @@
+import { describe, expect, it } from "vitest";
+import { camelKeys } from "../../src/core/bench/names.js";
+import { workerResultSchema } from "../../src/core/bench/result.js";
+import { workerResult } from "./fixtures.js";
+
+describe("a worker's result", () => {
+  it.each(["bf16", "fp8", "k4v4"])("of %s, as a real worker wrote it, is taken", (cache) => {
+    const result = workerResultSchema.parse(camelKeys(workerResult(cache)));
+    expect(result.kivi?.preset).toBe(cache === "k4v4" ? "k4v4" : undefined);
+  });
+
+  it("without what the plugin says of its windows is refused", () => {
+    const result = camelKeys(workerResult("k4v4")) as { kivi: { valueResidual: number } };
+    const { valueResidual: _, ...kivi } = result.kivi;
+    expect(() => workerResultSchema.parse({ ...result, kivi })).toThrow("valueResidual");
+  });
+});
