@@ -77,6 +77,7 @@ def test_a_block_size_of_several_groups_is_kept(folder: Path) -> None:
         ({"runner": "pooling"}, "KIVI refuses: the runner type is 'pooling'"),
         ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "KIVI refuses: pipeline"),
         ({"tensor_parallel_size": 3, "distributed_executor_backend": "mp"}, "KIVI refuses: --tensor-parallel-size 3"),
+        ({"kv_cache_dtype_skip_layers": ["0"]}, "KIVI refuses: --kv-cache-dtype-skip-layers 0 is not tested yet"),
         ({"calculate_kv_scales": True}, "KIVI refuses: --calculate-kv-scales belongs to fp8"),
     ],
 )

@@ -123,6 +123,8 @@ def _refusals(vllm_config: Any) -> Any:
         yield f"--tensor-parallel-size {parallel.tensor_parallel_size} is not tested yet"
     if cache.prefix_match_unit is not None:
         yield f"--prefix-match-unit {cache.prefix_match_unit} would let a prefix hit end inside a block"
+    if cache.kv_cache_dtype_skip_layers:
+        yield f"--kv-cache-dtype-skip-layers {' '.join(cache.kv_cache_dtype_skip_layers)} is not tested yet"
     if cache.calculate_kv_scales:
         yield "--calculate-kv-scales belongs to fp8"
     if current_platform.is_cpu() and vllm_config.use_v2_model_runner:
