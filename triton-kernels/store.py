@@ -195,8 +195,6 @@ def stage_newest(ring: torch.Tensor, batch: Batch, source: torch.Tensor) -> None
         source: keys or values [tokens, H, D], channels contiguous, rotated if the format rotates.
     """
     tokens = ring.shape[2]
-    if tokens == 0:
-        return
     _stage_kernel[(batch.seq_lens.shape[0], ring.shape[1], triton.cdiv(tokens, _STAGED))](
         ring,
         batch.query_start,

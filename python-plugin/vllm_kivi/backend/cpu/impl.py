@@ -110,8 +110,7 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         staged = meta.staged_keys
         self.ring.write_keys(staged.slots, staged.positions, key[staged.tokens])
         staged = meta.staged_values
-        if staged.tokens.numel():
-            self.ring.write_values(staged.slots, staged.positions, value[staged.tokens])
+        self.ring.write_values(staged.slots, staged.positions, value[staged.tokens])
         for row, exact_key in zip(meta.prefill, keys, strict=True):
             close_groups(self._kernels, self.layout, kv_cache, row, exact_key)
         if meta.decode is not None:

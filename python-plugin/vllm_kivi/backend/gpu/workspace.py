@@ -55,11 +55,6 @@ class Workspace:
         d = self.layout.head_size
         return self._part_out[: count * d].view(*shape, d), self._part_lse[:count].view(shape)
 
-    @property
-    def nbytes(self) -> int:
-        tensors = (self.few_query, self.query, self.key, self.value, self._part_out, self._part_lse)
-        return sum(tensor.nbytes for tensor in tensors)
-
 
 _OF_ENGINE: weakref.WeakValueDictionary[tuple[Any, ...], Workspace] = weakref.WeakValueDictionary()
 
