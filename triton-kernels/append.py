@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_kivi.kernels.attend import Batch
-from vllm_kivi.kernels.helpers import PER_ROW, check_layout, layout_of, rotate
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, rotate
 from vllm_kivi.kernels.quantize import key_rows_of_a_tile, ratios, store_keys, store_values, value_span
+from vllm_kivi.kernels.staging import write_staged
 from vllm_kivi.layout import CacheLayout
 
 
@@ -43,7 +43,7 @@ def _append_kernel(
     key,  # [tokens, H, D]
     value,  # [tokens, H, D]
     rotated_query,  # [tokens, Hq, D]
-    ring_key,  # [slots, H, ring tokens, D]
+    ring_key,  # u8 [slots, H, ring tokens, staged bytes]
     ring_value,  # likewise
     stride_page,
     stride_table,
@@ -59,6 +59,7 @@ def _append_kernel(
     value_tokens,
     LAYOUT_SPEC: tl.constexpr,
     RATIOS: tl.constexpr,
+    STAGED: tl.constexpr,  # bytes of a token in a ring
     RATIO: tl.constexpr,
     ROTATE: tl.constexpr,
     J: tl.constexpr,
@@ -76,12 +77,11 @@ def _append_kernel(
         before = length - count
         slot = tl.load(slots + row).to(tl.int64)
         if part == 0:
-            ring = ring_key + slot * stride_key_slot + head * key_tokens * D
+            ring = ring_key + slot * stride_key_slot + head * key_tokens * STAGED
             for i in range(count):
                 at = key + (start + i).to(tl.int64) * stride_key_token + head * stride_key_head
-                x, mask, r, c = _load_rotated(at, 1, 0, D, ROTATE)
-                to = ring + (before + i) % key_tokens * D + r[:, None] * 0 + c[None, :]
-                tl.store(to, x.to(ring_key.dtype.element_ty), mask=mask)
+                x, _, r, _ = _load_rotated(at, 1, 0, D, ROTATE)
+                write_staged(ring + ((before + i) % key_tokens + r) * STAGED, x, r == 0, D)
             group = length // G - 1
             if (group + 1) * G > before:
                 last_token = start + (group + 1) * G - 1 - before
@@ -90,23 +90,23 @@ def _append_kernel(
                     block = tl.load(block_table + row.to(tl.int64) * stride_table + group * G // LAYOUT.block_size)
                     record = pages + block.to(tl.int64) * stride_page + head * LAYOUT.record_bytes
                     position = group * G + tl.arange(0, G)
-                    ring_at = ring + position % key_tokens * D
+                    ring_at = ring + position % key_tokens * STAGED
                     in_block = group % (LAYOUT.block_size // G)
                     for first in range(0, LAYOUT.key_code_bytes, J):
                         j = first + tl.arange(0, J)
                         store_keys(record, in_block, position >= 0, ring_at, None, j, LAYOUT, RATIOS)
         elif part == 1:
             head_pages = pages + head * LAYOUT.record_bytes
-            ring = ring_value + slot * stride_value_slot + head * value_tokens * D
+            ring = ring_value + slot * stride_value_slot + head * value_tokens * STAGED
             for i in range(count):
                 token = (start + i).to(tl.int64)
                 at = value + token * stride_value_token + head * stride_value_head
-                x, mask, r, c = _load_rotated(at, 1, 0, D, ROTATE)
-                to = ring + (before + i) % value_tokens * D
-                tl.store(to + r[:, None] * 0 + c[None, :], x.to(ring_value.dtype.element_ty), mask=mask)
+                x, _, r, _ = _load_rotated(at, 1, 0, D, ROTATE)
+                to = ring + ((before + i) % value_tokens + r) * STAGED
+                write_staged(to, x, r == 0, D)
                 tl.debug_barrier()  # this program reads back what it wrote
                 page_slot = tl.load(slot_mapping + token + tl.arange(0, 1)).to(tl.int64)
-                store_values(head_pages, stride_page, page_slot, to + tl.arange(0, 1), LAYOUT, RATIOS, SPAN)
+                store_values(head_pages, stride_page, page_slot, to, LAYOUT, RATIOS, SPAN, True)
         else:
             for i in range(count):
                 token = (start + i).to(tl.int64)
@@ -137,7 +137,7 @@ def append_tokens(
         slot_mapping: int32 or int64 [tokens], block * T + token of the block; a negative one writes no page.
         query: [tokens, Hq, D]; key, value: [tokens, H, D]; channels contiguous, not rotated.
         rotated_query: [>= tokens, Hq, D], contiguous; takes the queries for the attention.
-        ring_key, ring_value: [slots, H, ring tokens, D], contiguous.
+        ring_key, ring_value: uint8 [slots, H, ring tokens, staged bytes], contiguous.
     """
     check_layout(layout)
     heads = pages.shape[1]
@@ -168,6 +168,7 @@ def append_tokens(
         ring_value.shape[2],
         LAYOUT_SPEC=layout.spec,
         RATIOS=ratios(clipping),
+        STAGED=ring_key.shape[3],
         RATIO=query.shape[1] // heads,
         ROTATE=rotation,
         J=max(key_rows_of_a_tile(layout, clipping) // (4 if clipping else 1), 1),

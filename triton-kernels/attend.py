@@ -1,4 +1,4 @@
-"""Attention of a step's queries over packed pages, full-precision rings and the step's own tokens.
+"""Attention of a step's queries over packed pages, rings of staged tokens and the step's own.
 
 Meaning: ``reference.attend`` for each query, by position alone: keys of closed groups and values older than the window
 are read quantized, the rest exactly. A tile holds some queries of one row with all query heads of one KV head, so a
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import triton
@@ -24,6 +23,7 @@ from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.helpers import (
     PER_ROW,
     WIDE_DOT,
+    Batch,
     check_layout,
     decode_scale,
     decode_zero,
@@ -34,6 +34,7 @@ from vllm_kivi.kernels.helpers import (
     row_of,
     unpack,
 )
+from vllm_kivi.kernels.staging import load_staged, load_staged_columns
 from vllm_kivi.layout import CacheLayout
 
 SPLIT_TOKENS = 256
@@ -65,24 +66,6 @@ def unpack_windows(SPEC):
 def windows_of(config: KiviConfig) -> Windows:
     """Those of a format."""
     return Windows(config.key_window, config.value_window, config.value_residual)
-
-
-class Batch(NamedTuple):
-    """Rows of a step, on the device.
-
-    Attributes:
-        query_start: int32 [B + 1], first token of each row, and the end.
-        seq_lens: int32 [B], tokens of each row, this step's included.
-        block_table: int32 [B, blocks of a row].
-        slots: int32 [B], rows of the rings.
-        readable_from: int32 [B], tokens below exist only quantized.
-    """
-
-    query_start: torch.Tensor
-    seq_lens: torch.Tensor
-    block_table: torch.Tensor
-    slots: torch.Tensor
-    readable_from: torch.Tensor
 
 
 # --- what a query reads -----------------------------------------------------------------------------------------------
@@ -252,32 +235,42 @@ def _add_rough_values(acc, p, keep, record, token, pairs, LAYOUT: tl.constexpr):
 
 
 @triton.jit
-def _load_exact(ring, fresh, in_ring, ring_at, fresh_at, live, FRESH: tl.constexpr):
-    """Elements that lie in a ring or, where not ``in_ring``, among the step's own tokens."""
+def _load_exact(
+    ring_at, fresh_at, in_ring, exists, first,
+    COUNT: tl.constexpr, SIZE: tl.constexpr, D: tl.constexpr, DOT: tl.constexpr, FRESH: tl.constexpr,
+):  # fmt: skip
+    """Operand [SIZE, tokens]: COUNT channels from ``first`` on, in a ring or, where not ``in_ring``, of the step.
+
+    ring_at, fresh_at: pointers [tokens].
+    """
+    c = tl.arange(0, SIZE)
+    old = exists & in_ring if FRESH else exists
+    if COUNT % 8 == 0 and SIZE >= 8:
+        x = load_staged_columns(ring_at, first, old, COUNT, SIZE, D).to(DOT)
+    else:
+        x = load_staged(ring_at[None, :], first + c[:, None], old[None, :] & (c < COUNT)[:, None], D).to(DOT)
     if FRESH:
-        old = tl.load(ring + ring_at, mask=live & in_ring, other=0.0)
-        return tl.where(in_ring, old, tl.load(fresh + fresh_at, mask=live & ~in_ring, other=0.0))
-    return tl.load(ring + ring_at, mask=live, other=0.0)
+        live = (exists & ~in_ring)[None, :] & (c < COUNT)[:, None]
+        fresh = tl.load(fresh_at[None, :] + first + c[:, None], mask=live, other=0.0).to(DOT)
+        x = tl.where(in_ring[None, :], x, fresh)
+    return x
 
 
 @triton.jit
 def _add_exact_values(
-    acc, p, ring, fresh, in_ring, ring_at, fresh_at, exists,
+    acc, p, ring_at, fresh_at, in_ring, exists,
     LAYOUT: tl.constexpr, DOT: tl.constexpr, FRESH: tl.constexpr,
 ):  # fmt: skip
-    """Accumulate p f32 [M, tokens] times exact values; offsets [tokens] as for :func:`_load_exact`."""
+    """Accumulate p f32 [M, tokens] times exact values; pointers [tokens] as for :func:`_load_exact`."""
     WIDTH: tl.constexpr = _value_width(LAYOUT)
-    w = tl.arange(0, acc[0].shape[1])
     new = ()
     for i in tl.static_range(len(acc)):
-        channel = (i * WIDTH + w)[None, :]
-        live = exists[:, None] & (w < WIDTH)[None, :]
         v = _load_exact(
-            ring, fresh, in_ring[:, None], ring_at[:, None] + channel, fresh_at[:, None] + channel, live, FRESH
+            ring_at, fresh_at, in_ring, exists, i * WIDTH, WIDTH, acc[0].shape[1], LAYOUT.head_size, DOT, FRESH
         )
         # As the accumulator holds 2^(bits * part) times its sum.
         weights = p * (1 << (LAYOUT.value_bits * (i * WIDTH // LAYOUT.value_code_rows)))
-        new += (tl.dot(weights.to(DOT), v.to(DOT), acc[i], input_precision="ieee"),)
+        new += (tl.dot(weights.to(DOT), tl.trans(v), acc[i], input_precision="ieee"),)
     return new
 
 
@@ -295,7 +288,7 @@ def _attend_kernel(
     block_table,  # i32 [B, blocks of a row]
     slots,  # i32 [B]
     readable_from,  # i32 [B]
-    ring_key,  # [slots, H, ring tokens, D]
+    ring_key,  # u8 [slots, H, ring tokens, staged bytes]
     ring_value,  # likewise
     fresh_key,  # [tokens, H, D] or None
     fresh_value,  # likewise
@@ -322,6 +315,7 @@ def _attend_kernel(
     TOKENS: tl.constexpr,  # of a tile of quantized groups
     NEW_TOKENS: tl.constexpr,  # of a tile of the newest tokens
     MIN_GROUPS: tl.constexpr,  # least groups of a split
+    STAGED: tl.constexpr,  # bytes of a token in a ring
     SPLIT: tl.constexpr,
     DOT: tl.constexpr,
 ):
@@ -407,8 +401,8 @@ def _attend_kernel(
                 closed_first = closed_keys(before + first_query, readable, LAYOUT, WINDOWS.key_window)
                 closed_last = closed_keys(last_position, readable, LAYOUT, WINDOWS.key_window)
                 slot = tl.load(slots + row).to(tl.int64)
-                key_ring = ring_key + slot * stride_key_slot + head * key_tokens * D
-                value_ring = ring_value + slot * stride_value_slot + head * value_tokens * D
+                key_ring = ring_key + slot * stride_key_slot + head * key_tokens * STAGED
+                value_ring = ring_value + slot * stride_value_slot + head * value_tokens * STAGED
                 rough_first = rough_values(before + first_query, readable, WINDOWS.value_residual, WINDOWS.value_window)
                 fresh_head = head * stride_fresh_head
                 for begin in range(groups * G, last_position + 1, NEW_TOKENS):
@@ -418,21 +412,18 @@ def _attend_kernel(
                     seen = (absolute[None, :] <= position[:, None]) & live_row[:, None]
                     in_ring = absolute < before
                     exists = absolute < length
-                    fresh_at = (start_token + absolute - before).to(tl.int64) * stride_fresh_token + fresh_head
+                    key_at = key_ring + absolute % key_tokens * STAGED
+                    value_at = value_ring + absolute % value_tokens * STAGED
+                    fresh_key_at, fresh_value_at = key_at, value_at
+                    if FRESH:
+                        offset = (start_token + absolute - before).to(tl.int64) * stride_fresh_token + fresh_head
+                        fresh_key_at, fresh_value_at = fresh_key + offset, fresh_value + offset
                     scores = tl.zeros([M, NEW_TOKENS], tl.float32)
                     if closed_last > begin:
                         folded, bias = _fold_key_scale(q, record, begin % T // G, LAYOUT)
                         scores = _rough_scores(folded, bias, record, token, LAYOUT)
                     if closed_first <= begin:
-                        k = _load_exact(
-                            key_ring,
-                            fresh_key,
-                            in_ring[None, :],
-                            (absolute % key_tokens * D)[None, :] + c[:, None],
-                            fresh_at[None, :] + c[:, None],
-                            exists[None, :] & (c < D)[:, None],
-                            FRESH,
-                        ).to(DOT)
+                        k = _load_exact(key_at, fresh_key_at, in_ring, exists, 0, D, COLUMNS, D, DOT, FRESH)
                         exact = tl.dot(exact_q, k, input_precision="ieee") * scale_log2
                         scores = tl.where(closed[:, None] > begin, scores, exact)
                     p, keep, high, total = _softmax_step(tl.where(seen, scores, float("-inf")), high, total)
@@ -441,8 +432,7 @@ def _attend_kernel(
                     acc = _add_rough_values(acc, tl.where(old, p, 0.0), keep, record, token, pairs, LAYOUT)
                     if rough_first < begin + NEW_TOKENS:
                         acc = _add_exact_values(
-                            acc, tl.where(old, 0.0, p), value_ring, fresh_value, in_ring,
-                            absolute % value_tokens * D, fresh_at, exists, LAYOUT, DOT, FRESH,
+                            acc, tl.where(old, 0.0, p), value_at, fresh_value_at, in_ring, exists, LAYOUT, DOT, FRESH,
                         )  # fmt: skip
 
             inverse = 1.0 / tl.where(total > 0.0, total, 1.0)
@@ -507,9 +497,9 @@ def attend(
     Args:
         out, query: [tokens, Hq, D], channels contiguous, rotated if the format rotates; out is written in place.
         pages: uint8 [blocks, H, record_bytes], the last two dimensions contiguous.
-        ring_key, ring_value: [slots, H, ring tokens, D], contiguous; token p at p % ring tokens. Their dtype is that
-            of the tensor cores' operands for exact tokens.
-        fresh_key, fresh_value: [tokens, H, D] of equal strides, channels contiguous, rotated likewise.
+        ring_key, ring_value: uint8 [slots, H, ring tokens, staged bytes], contiguous; token p at p % ring tokens.
+        fresh_key, fresh_value: [tokens, H, D] of :func:`vllm_kivi.kernels.staging.stage_heads`, of equal strides,
+            channels contiguous; their dtype is that of the tensor cores' operands for exact tokens.
         scale: of the scores, usually D^-0.5.
 
     Raises:
@@ -521,7 +511,7 @@ def attend(
     queries = max(prefill_rows(layout) // ratio, 1)
     _launch(
         layout, windows, out, None, query, pages, batch, (ring_key, ring_value), (fresh_key, fresh_value), scale,
-        queries, rows + query.shape[0] // queries, 0,
+        queries, rows + query.shape[0] // queries, 0, fresh_key.dtype,
     )  # fmt: skip
 
 
@@ -536,6 +526,7 @@ def attend_splits(
     scale: float,
     scratch: tuple[torch.Tensor, torch.Tensor],
     queries: int,
+    dtype: torch.dtype,
 ) -> None:
     """Rows of few queries (decode, verification of drafts), split over programs; results stay in ``scratch``.
 
@@ -544,11 +535,12 @@ def attend_splits(
     Args:
         scratch: of :func:`attend_scratch`, for at least the step's tokens; its splits are the grid's.
         queries: the most queries of a row.
+        dtype: the model's; that of the tensor cores' operands for exact tokens.
     """
     splits = scratch[1].shape[2] - 1
     _launch(
         layout, windows, scratch[0], scratch[1], query, pages, batch, (ring_key, ring_value), None, scale,
-        queries, batch.seq_lens.shape[0], splits,
+        queries, batch.seq_lens.shape[0], splits, dtype,
     )  # fmt: skip
 
 
@@ -556,10 +548,11 @@ def prefill_rows(layout: CacheLayout) -> int:
     """Query rows of a tile of a row of many queries.
 
     From 64 rows on, Triton takes Hopper's wgmma, which Triton 3.6 miscompiles for accumulators of 32 columns (two-bit
-    values, or a head size of 64): wrong results, illegal accesses. Those get tiles for the older instruction.
+    values, or a head size of 64): wrong results, illegal accesses. Those get tiles for the older instruction; so do
+    two-bit values of large heads, which would spill.
     """
     wide = layout.head_size > 128
-    if triton.next_power_of_2(_value_width(layout)) < 64:
+    if triton.next_power_of_2(_value_width(layout)) < 64 or (wide and layout.value_bits == 2):
         return 16 if wide else 32
     return 64 if wide else 128
 
@@ -588,6 +581,7 @@ def _launch(
     queries: int,
     tiles: int,
     splits: int,
+    dtype: torch.dtype,
 ) -> None:
     check_layout(layout)
     heads = pages.shape[1]
@@ -633,8 +627,9 @@ def _launch(
         TOKENS=tokens,
         NEW_TOKENS=32,
         MIN_GROUPS=min_groups_of_a_split(layout),
+        STAGED=ring_key.shape[3],
         SPLIT=splits > 0,
-        DOT=dot_type(ring_key.dtype),
+        DOT=dot_type(dtype),
         num_warps=warps,
         num_stages=stages,
     )

@@ -5,6 +5,8 @@ Everything element-wise is float32 or an integer; narrow types appear only as op
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -51,6 +53,24 @@ def layout_of(SPEC):
 
 
 # --- rows of a batch --------------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """Rows of a step, on the device.
+
+    Attributes:
+        query_start: int32 [B + 1], first token of each row, and the end.
+        seq_lens: int32 [B], tokens of each row, this step's included.
+        block_table: int32 [B, blocks of a row].
+        slots: int32 [B], rows of the rings.
+        readable_from: int32 [B], tokens below exist only quantized.
+    """
+
+    query_start: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    slots: torch.Tensor
+    readable_from: torch.Tensor
 
 
 @triton.jit

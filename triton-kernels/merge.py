@@ -10,14 +10,13 @@ import triton
 import triton.language as tl
 
 from vllm_kivi.kernels.attend import (
-    Batch,
     Windows,
     groups_of_a_split,
     min_groups_of_a_split,
     shared_groups,
     unpack_windows,
 )
-from vllm_kivi.kernels.helpers import PER_ROW, layout_of, rotate
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, layout_of, rotate
 from vllm_kivi.layout import CacheLayout
 
 

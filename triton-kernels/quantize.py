@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from vllm_kivi.kernels.helpers import decode_scale, decode_zero, encode
+from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import CLIP_RATIOS
 
@@ -76,7 +77,8 @@ def store_keys(record, group, in_ring, ring_at, fresh_at, j, LAYOUT: tl.constexp
     Args:
         group: of the block.
         in_ring: bool [G], whether a token lies in the ring.
-        ring_at, fresh_at: pointers [G] to the tokens' first channels; fresh_at None where all lie in the ring.
+        ring_at: pointers [G] to the ring's tokens.
+        fresh_at: pointers [G] to the first channels of the step's tokens; None where all lie in the ring.
     """
     G: tl.constexpr = LAYOUT.key_group
     D: tl.constexpr = LAYOUT.head_size
@@ -90,7 +92,7 @@ def store_keys(record, group, in_ring, ring_at, fresh_at, j, LAYOUT: tl.constexp
     packed = tl.zeros(mask.shape, tl.int32)
     for part in range(8 // LAYOUT.key_bits):
         c = part * WIDTH + j
-        x = tl.load(ring_at[None, :] + c[:, None], mask=mask & in_ring[None, :], other=0.0).to(tl.float32)
+        x = load_staged(ring_at[None, :], c[:, None], mask & in_ring[None, :], D)
         if fresh_at is not None:
             x += tl.load(fresh_at[None, :] + c[:, None], mask=mask & ~in_ring[None, :], other=0.0).to(tl.float32)
         zero_bits, scale_bits = _fit(x, every, TOP, RATIOS)
@@ -104,14 +106,26 @@ def store_keys(record, group, in_ring, ring_at, fresh_at, j, LAYOUT: tl.constexp
 
 
 @triton.jit
-def store_values(head_pages, stride_page, slot, source, LAYOUT: tl.constexpr, RATIOS: tl.constexpr, SPAN: tl.constexpr):
+def _load_values(at, c, mask, D: tl.constexpr, STAGED: tl.constexpr):
+    if STAGED:
+        return load_staged(at, c, mask, D)
+    else:  # noqa: RET505 -- Triton compiles what follows a branch that returns
+        return tl.load(at + c, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_values(
+    head_pages, stride_page, slot, source,
+    LAYOUT: tl.constexpr, RATIOS: tl.constexpr, SPAN: tl.constexpr, STAGED: tl.constexpr,
+):  # fmt: skip
     """Quantize the values of tokens and write each into its column of its page.
 
     Args:
         head_pages: the head's record in block 0.
         slot: int64 [n], block * T + token of the block; negative: skipped.
-        source: pointers [n] to the tokens' first channels.
+        source: pointers [n] to the tokens' first channels, or to a ring's tokens.
         SPAN: of :func:`value_span`.
+        STAGED: whether they lie in a ring.
     """
     D: tl.constexpr = LAYOUT.head_size
     T: tl.constexpr = LAYOUT.block_size
@@ -134,7 +148,7 @@ def store_values(head_pages, stride_page, slot, source, LAYOUT: tl.constexpr, RA
         inverse = tl.zeros(in_part.shape, tl.float32)
         for i in range(SPAN):
             g = tl.minimum(part * ROWS // SIZE + i, D // SIZE - 1)
-            x = tl.load(source[:, None] + (g * SIZE + w)[None, :], mask=in_group, other=0.0).to(tl.float32)
+            x = _load_values(source[:, None], (g * SIZE + w)[None, :], in_group, D, STAGED)
             zero_bits, scale_bits = _fit(x, (w < SIZE)[None, :], TOP, RATIOS)
             here = (c // SIZE == g)[None, :]
             zero = tl.where(here, decode_zero(zero_bits)[:, None], zero)
@@ -143,7 +157,7 @@ def store_values(head_pages, stride_page, slot, source, LAYOUT: tl.constexpr, RA
             starts_here = kept & (g * SIZE >= part * ROWS) & (g * SIZE < (part + 1) * ROWS)
             tl.store(zeros + g * T, zero_bits.to(tl.uint16), mask=starts_here)
             tl.store(scales + g * T, scale_bits.to(tl.uint8), mask=starts_here)
-        x = tl.load(source[:, None] + c[None, :], mask=in_part, other=0.0).to(tl.float32)
+        x = _load_values(source[:, None], c[None, :], in_part, D, STAGED)
         packed |= _codes(x, zero, inverse, TOP).to(tl.int32) << (LAYOUT.value_bits * part)
     to = record[:, None] + LAYOUT.value_codes_offset + j[None, :] * T + token[:, None]
     tl.store(to, packed.to(tl.uint8), mask=in_part)

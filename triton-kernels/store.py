@@ -1,8 +1,8 @@
-"""Store a step's tokens of rows with many of them (prefill, chunks), in three launches around the attention.
+"""Store a step's tokens of rows with many of them (prefill, chunks) in their pages, before the attention.
 
-Meaning: ``reference.store_values``, ``reference.store_keys`` and the rings of ``cache/staging.py``. Values are
-quantized token by token; a key group is quantized by the step that brings its last token, from the ring and the step's
-own tokens; after the attention the newest tokens go into the rings. Graph-safe: grids depend on shapes only.
+Meaning: ``reference.store_values``, ``reference.store_keys``. Values are quantized token by token; a key group is
+quantized by the step that brings its last token, from the ring and the step's own tokens. Graph-safe: grids depend on
+shapes only.
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_kivi.kernels.attend import Batch
-from vllm_kivi.kernels.helpers import PER_ROW, check_layout, layout_of, row_of
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, row_of
 from vllm_kivi.kernels.quantize import TILE, key_rows_of_a_tile, ratios, store_keys, store_values, value_span
 from vllm_kivi.layout import CacheLayout
-
-_STAGED = 32
-"""Tokens that one program copies into a ring."""
 
 
 @triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=PER_ROW)
@@ -39,7 +35,7 @@ def _values_kernel(
     token = tile * TOKENS + tl.arange(0, TOKENS)
     slot = tl.load(slot_mapping + token, mask=token < tokens, other=-1).to(tl.int64)
     source = value + token.to(tl.int64) * stride_token + head * stride_head
-    store_values(pages + head * LAYOUT.record_bytes, stride_page, slot, source, LAYOUT, RATIOS, SPAN)
+    store_values(pages + head * LAYOUT.record_bytes, stride_page, slot, source, LAYOUT, RATIOS, SPAN, False)
 
 
 def store_step_values(
@@ -50,7 +46,7 @@ def store_step_values(
     Args:
         pages: uint8 [blocks, H, record_bytes], the last two dimensions contiguous; changed in place.
         slot_mapping: int32 or int64 [tokens], block * T + token of the block; negative: skipped.
-        value: [tokens, H, D], channels contiguous, rotated if the format rotates.
+        value: [tokens, H, D] of :func:`vllm_kivi.kernels.staging.stage_heads`, channels contiguous.
     """
     check_layout(layout)
     count = value.shape[0]
@@ -82,7 +78,7 @@ def _close_kernel(
     slots,  # i32 [B]
     slot_mapping,  # int [tokens]
     key,  # [tokens, H, D]
-    ring_key,  # [slots, H, ring tokens, D]
+    ring_key,  # u8 [slots, H, ring tokens, staged bytes]
     rows,
     stride_page,
     stride_table,
@@ -92,11 +88,11 @@ def _close_kernel(
     ring_tokens,
     LAYOUT_SPEC: tl.constexpr,
     RATIOS: tl.constexpr,
+    STAGED: tl.constexpr,  # bytes of a token in the ring
     J: tl.constexpr,  # packed channels of a program
 ):
     LAYOUT: tl.constexpr = layout_of(LAYOUT_SPEC)
     G: tl.constexpr = LAYOUT.key_group
-    D: tl.constexpr = LAYOUT.head_size
     tile, head, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     row, first = row_of(tile, query_start, rows, G)
     start = tl.load(query_start + row)
@@ -111,7 +107,7 @@ def _close_kernel(
             record = pages + block.to(tl.int64) * stride_page + head * LAYOUT.record_bytes
             position = group * G + tl.arange(0, G)
             slot = tl.load(slots + row).to(tl.int64)
-            ring_at = ring_key + slot * stride_slot + head * ring_tokens * D + position % ring_tokens * D
+            ring_at = ring_key + slot * stride_slot + (head * ring_tokens + position % ring_tokens) * STAGED
             fresh_at = key + (start + position - before).to(tl.int64) * stride_token + head * stride_head
             j = part * J + tl.arange(0, J)
             in_block = group % (LAYOUT.block_size // G)
@@ -131,8 +127,9 @@ def close_groups(
 
     Args:
         pages, slot_mapping: as for :func:`store_step_values`; a group whose last token is skipped is not closed.
-        key: [tokens, H, D], channels contiguous, rotated if the format rotates.
-        ring_key: [slots, H, ring tokens, D], contiguous; holds the open group's tokens before this step.
+        key: [tokens, H, D] of :func:`vllm_kivi.kernels.staging.stage_heads`, channels contiguous.
+        ring_key: uint8 [slots, H, ring tokens, staged bytes], contiguous; holds the open group's tokens before this
+            step.
     """
     check_layout(layout)
     rows, group, j = batch.seq_lens.shape[0], layout.key_group, key_rows_of_a_tile(layout, clipping)
@@ -154,58 +151,8 @@ def close_groups(
         ring_key.shape[2],
         LAYOUT_SPEC=layout.spec,
         RATIOS=ratios(clipping),
+        STAGED=ring_key.shape[3],
         J=j,
         num_warps=8 if clipping else 4,
         enable_fp_fusion=False,
-    )
-
-
-@triton.jit(do_not_specialize_on_alignment=PER_ROW)
-def _stage_kernel(
-    ring,  # [slots, H, ring tokens, D]
-    query_start,  # i32 [B + 1]
-    seq_lens,  # i32 [B]
-    slots,  # i32 [B]
-    source,  # [tokens, H, D]
-    stride_token,
-    stride_head,
-    stride_slot,
-    ring_tokens,
-    D: tl.constexpr,
-    TOKENS: tl.constexpr,
-):
-    row, head, tile = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    start, end = tl.load(query_start + row), tl.load(query_start + row + 1)
-    back = 1 + tile * TOKENS + tl.arange(0, TOKENS)  # from the row's end
-    token = (end - back).to(tl.int64)
-    position = tl.load(seq_lens + row) - back
-    c = tl.arange(0, triton.next_power_of_2(D))
-    mask = ((token >= start) & (back <= ring_tokens))[:, None] & (c < D)[None, :]
-    x = tl.load(source + (token * stride_token + head * stride_head)[:, None] + c[None, :], mask=mask, other=0.0)
-    slot = tl.load(slots + row).to(tl.int64)
-    to = ring + slot * stride_slot + (head * ring_tokens + position % ring_tokens)[:, None] * D + c[None, :]
-    tl.store(to, x.to(ring.dtype.element_ty), mask=mask)
-
-
-def stage_newest(ring: torch.Tensor, batch: Batch, source: torch.Tensor) -> None:
-    """Copy each row's newest tokens of the step into a ring, after the attention: they overwrite what it reads.
-
-    Args:
-        ring: [slots, H, ring tokens, D], contiguous; position p goes to p % ring tokens.
-        source: keys or values [tokens, H, D], channels contiguous, rotated if the format rotates.
-    """
-    tokens = ring.shape[2]
-    _stage_kernel[(batch.seq_lens.shape[0], ring.shape[1], triton.cdiv(tokens, _STAGED))](
-        ring,
-        batch.query_start,
-        batch.seq_lens,
-        batch.slots,
-        source,
-        source.stride(0),
-        source.stride(1),
-        ring.stride(0),
-        tokens,
-        D=ring.shape[3],
-        TOKENS=_STAGED,
-        num_warps=4,
     )

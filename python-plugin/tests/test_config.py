@@ -91,8 +91,8 @@ def test_every_setting_takes_effect() -> None:
     assert config.key_staging_tokens(draft_tokens=4) == 80
     assert config.value_staging_tokens() == 24  # 8 + 9, rounded up to 8
     assert config.value_staging_tokens(draft_tokens=8) == 32
-    assert config.staging_bytes_per_sequence(3, 64, 2, layers=30) == (72 + 24) * 3 * 64 * 2 * 30
-    assert config.staging_bytes_per_sequence(3, 64, 2, layers=30, draft_tokens=8) == (80 + 32) * 3 * 64 * 2 * 30
+    assert config.staging_bytes_per_sequence(3, 128, layers=30) == (72 + 24) * 3 * 128 * 30
+    assert config.staging_bytes_per_sequence(3, 128, layers=30, draft_tokens=8) == (80 + 32) * 3 * 128 * 30
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,7 +10,7 @@ from vllm_kivi.layout import RECORD_ALIGNMENT, CacheLayout, LayoutError
 from vllm_kivi.reference import Sections
 
 
-@pytest.mark.parametrize(("preset", "bytes_per_token"), [("k4v4", 134), ("k4v2", 111), ("k2v2", 88)])
+@pytest.mark.parametrize(("preset", "bytes_per_token"), [("k4v4", 134), ("k4v2", 105), ("k2v2", 88)])
 def test_bytes_per_token_of_the_presets_at_128_channels(preset: str, bytes_per_token: int) -> None:
     layout = PRESETS[preset].layout(128, 128)
     assert layout.bytes_per_token == bytes_per_token

@@ -30,10 +30,10 @@ class KiviConfig:
         key_bits, value_bits: bits of a code.
         key_group: tokens that share a key scale (per channel); they close, and are quantized, together.
         value_group: channels that share a value scale (per token); unless given, shrunk to fit the head size.
-        key_window: tokens before the open group whose keys are still read in full precision.
-        value_residual: values are read in full precision until a run of this many tokens is complete; divides the key
+        key_window: tokens before the open group whose keys are still read unquantized.
+        value_residual: values are read unquantized until a run of this many tokens is complete; divides the key
             group, so that a prefix hit never ends inside a run.
-        value_window: tokens before the open run whose values are still read in full precision.
+        value_window: tokens before the open run whose values are still read unquantized.
         rotation: Hadamard rotation of queries, keys and values over the head dimension.
         clipping: search for the clipped range with the least squared error, per group, when storing.
     """
@@ -90,11 +90,15 @@ class KiviConfig:
         return -(-(self.value_residual + self.value_window + draft_tokens) // 8) * 8
 
     def staging_bytes_per_sequence(
-        self, num_kv_heads: int, head_size: int, element_bytes: int, layers: int = 1, draft_tokens: int = 0
+        self, num_kv_heads: int, token_bytes: int, layers: int = 1, draft_tokens: int = 0
     ) -> int:
-        """Bytes of both rings of one sequence in all layers."""
+        """Bytes of both rings of one sequence in all layers.
+
+        Args:
+            token_bytes: of one head's key or value in a ring; on a GPU :func:`vllm_kivi.layout.staged_bytes`.
+        """
         tokens = self.key_staging_tokens(draft_tokens) + self.value_staging_tokens(draft_tokens)
-        return tokens * num_kv_heads * head_size * element_bytes * layers
+        return tokens * num_kv_heads * token_bytes * layers
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
@@ -108,7 +112,7 @@ class KiviConfig:
 # k4v4 has no window, so that a prefix hit gives exactly what a miss gives.
 PRESETS: dict[str, KiviConfig] = {
     "k4v4": KiviConfig("k4v4", 4, 4, 128, 128, 0, 64, 0, rotation=True, clipping=False),
-    "k4v2": KiviConfig("k4v2", 4, 2, 128, 32, 128, 128, 128, rotation=True, clipping=True),
+    "k4v2": KiviConfig("k4v2", 4, 2, 128, 64, 128, 128, 128, rotation=True, clipping=True),
     "k2v2": KiviConfig("k2v2", 2, 2, 32, 32, 128, 32, 128, rotation=True, clipping=True),
 }
 CACHE_DTYPES = tuple(DTYPE_PREFIX + name for name in PRESETS)

@@ -19,6 +19,11 @@ A (zero, scale) pair takes three bytes: the zero is 1 sign, 5 exponent and 8 man
 lowest mantissa bits), the scale 5 exponent and 5 mantissa bits; the scale's upper eight bits are its byte, its lower
 two lie in the two lowest bits of the zero's uint16. Both decode with integer operations alone.
 
+Tokens that are not quantized yet (open groups, windows) lie in rings outside the pages. On a GPU a ring's token is
+``D`` eight-bit codes followed by one exponent byte for each of its :data:`STAGING_BLOCK` channels, in which a code
+counts: 2^(exponent - 127), so that every value is a float16 and a bfloat16 too. That is MXINT8 with a smaller block
+(Open Compute Project, "Microscaling Formats (MX)", v1.0); its error is about twice that of rounding to bfloat16.
+
 Scheme of keys per channel and values per token: Liu et al., "KIVI", ICML 2024, arXiv:2402.02750.
 """
 
@@ -30,6 +35,14 @@ RECORD_ALIGNMENT = 16
 """Bytes. Kernels load records in 16-byte vectors."""
 
 SUPPORTED_BITS = (2, 4)
+
+STAGING_BLOCK = 8
+"""Channels of a staged token that share an exponent."""
+
+
+def staged_bytes(head_size: int) -> int:
+    """Bytes of one head's key or value in a ring on a GPU."""
+    return head_size + head_size // STAGING_BLOCK
 
 
 class LayoutError(ValueError):

@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from vllm_kivi.layout import CacheLayout
+from vllm_kivi.layout import STAGING_BLOCK, CacheLayout
 
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 """Ranges that the clipping search tries, as parts of max - min; the first with the least squared error wins."""
@@ -76,6 +76,26 @@ def decode(zero_bits: torch.Tensor, scale_bits: torch.Tensor) -> tuple[torch.Ten
     zero = (magnitude | ((zero_bits & 0x8000) << 16)).view(torch.float32)
     scale = ((((scale_bits << 2) | (zero_bits & 3)) << 18) + _F32_EXPONENT_SHIFT).view(torch.float32)
     return zero, scale
+
+
+# --- staging ----------------------------------------------------------------------------------------------------------
+
+
+def stage_codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a ring on a GPU holds of x [..., D]: int8 codes [..., D] and uint8 exponents [..., D / 8]; see layout.py."""
+    blocks = x.float().unflatten(-1, (-1, STAGING_BLOCK))
+    exponent = ((blocks.abs().amax(-1).contiguous().view(torch.int32) >> 23) - 6).clamp(min=1)
+    inverse = ((254 - exponent) << 23).view(torch.float32)
+    codes = (blocks * inverse[..., None] + 0.5).floor().clamp(-127, 127)
+    return codes.flatten(-2).to(torch.int8), exponent.to(torch.uint8)
+
+
+def stage(x: torch.Tensor) -> torch.Tensor:
+    """x [..., D] as a ring on a GPU gives it back, float32; staging it again changes nothing."""
+    codes, exponent = stage_codes(x)
+    unit = (exponent.to(torch.int32) << 23).view(torch.float32)
+    staged: torch.Tensor = codes.unflatten(-1, (-1, STAGING_BLOCK)) * unit[..., None]
+    return staged.flatten(-2)
 
 
 # --- quantization -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+from vllm_kivi.layout import staged_bytes
 from vllm_kivi.settings import config_of
 
 logger = logging.getLogger("vllm.vllm_kivi")
@@ -30,10 +31,10 @@ def staging_bytes_per_sequence(vllm_config: Any) -> int:
     from vllm_kivi.cache.staging import ring_dtype
 
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    head_size = model.get_head_size()
     return config_of(vllm_config).staging_bytes_per_sequence(
         model.get_num_kv_heads(parallel),
-        model.get_head_size(),
-        (ring_dtype(model.dtype) if current_platform.is_cpu() else model.dtype).itemsize,
+        head_size * ring_dtype(model.dtype).itemsize if current_platform.is_cpu() else staged_bytes(head_size),
         model.get_num_layers(parallel),
         vllm_config.num_speculative_tokens,
     )

@@ -40,17 +40,17 @@ export const serve = defineCommand({
     },
     {
       flags: "--key-window <tokens>",
-      description: "tokens before the open group whose keys are read in full precision",
+      description: "tokens before the open group whose keys are read unquantized",
       defaultText: "the preset's",
     },
     {
       flags: "--value-residual <tokens>",
-      description: "values are read in full precision until a run of this many tokens is complete",
+      description: "values are read unquantized until a run of this many tokens is complete",
       defaultText: "the preset's, at most the key group",
     },
     {
       flags: "--value-window <tokens>",
-      description: "tokens before the open run whose values are read in full precision",
+      description: "tokens before the open run whose values are read unquantized",
       defaultText: "the preset's",
     },
     // Its schema refuses it with the names of its two successors.

@@ -80,7 +80,7 @@ export function renderPlan(plan: PlanResult, paint: Paint = PLAIN): string {
     ...table.map((line, index) => (index === 0 ? paint.quiet(line) : line)),
     "",
     paint.quiet(
-      `Staging keeps the open keys and values and the windows of ${whole(settings.maxNumSeqs)} sequences in full precision (--max-num-seqs).`,
+      `Staging keeps the open keys and values and the windows of ${whole(settings.maxNumSeqs)} sequences in eight bits (--max-num-seqs).`,
     ),
     ...plan.notes.map((note) => paint.quiet(note)),
   ].join("\n");

@@ -47,12 +47,21 @@ def walsh(size: int) -> torch.Tensor:
     return (1 - 2 * parity).float() / math.sqrt(size)
 
 
+def through_eight_bits(x: torch.Tensor) -> torch.Tensor:
+    """Each eight channels as whole multiples, at most 127, of the power of two that puts their largest above 63."""
+    blocks = x.double().unflatten(-1, (-1, 8))
+    _, exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True))
+    unit = torch.ldexp(torch.ones_like(blocks), exponent - 7)
+    return ((blocks / unit + 0.5).floor().clamp(-127, 127) * unit).flatten(-2).float()
+
+
 class Oracle:
     """Logits of a Llama checkpoint under a KIVI cache.
 
     Args:
         settings: key_bits, value_bits, key_group, value_group, key_window, value_residual, value_window, rotation,
-            clipping, and restored: leading tokens that a prefix hit left only quantized; None for an exact cache.
+            clipping; restored: leading tokens that a prefix hit left only quantized; eight_bits: whether what is not
+            quantized passes through eight bits, as on a GPU. None for an exact cache.
         dtype: the model's; attention itself is computed in float32.
     """
 
@@ -76,7 +85,7 @@ class Oracle:
         rough_k = rough_v = torch.zeros(tokens, tokens, dtype=torch.bool)
         if self.settings:
             s = self.settings
-            k, v = self._stored(k, v)
+            exact_k, exact_v, k, v = self._stored(k, v)
             rough_k = (j // s["key_group"] + 1) * s["key_group"] + s["key_window"] <= i
             restored = (j < s.get("restored", 0)) & (i >= s.get("restored", 0))
             rough_k |= restored
@@ -88,12 +97,18 @@ class Oracle:
         out = (p * rough_v) @ v + (p * ~rough_v) @ exact_v
         return out.transpose(0, 1)[None].to(self.dtype), None
 
-    def _stored(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _stored(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Keys and values as read unquantized, and as read quantized."""
         s = self.settings
         assert s is not None
         heads, tokens, d = k.shape
         turn = walsh(d) if s["rotation"] else torch.eye(d)
-        k, v = (k @ turn).to(self.dtype).float(), (v @ turn).to(self.dtype).float()
+        exact_k, exact_v = k, v
+        k, v = k @ turn, v @ turn
+        if s.get("eight_bits"):
+            k, v = through_eight_bits(k), through_eight_bits(v)
+            exact_k, exact_v = k @ turn.T, v @ turn.T
+        k, v = k.to(self.dtype).float(), v.to(self.dtype).float()
         group, whole = s["key_group"], tokens // s["key_group"] * s["key_group"]
         stored_k = k.clone()
         stored_k[:, :whole] = read_back(
@@ -102,4 +117,4 @@ class Oracle:
         stored_v = read_back(v.reshape(heads, tokens, -1, s["value_group"]), s["value_bits"], 3, s["clipping"]).reshape(
             heads, tokens, d
         )
-        return stored_k @ turn.T, stored_v @ turn.T
+        return exact_k, exact_v, stored_k @ turn.T, stored_v @ turn.T

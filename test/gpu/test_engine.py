@@ -19,7 +19,7 @@ import pytest
 import torch
 from models import TinyModel, write_checkpoint
 from oracle import Oracle
-from support import error_ratio, generated_logits, oracle_for, prompt, whole
+from support import error_ratio, generated_logits, prompt, settings_of, whole
 from vllm import LLM, SamplingParams
 
 MODEL = TinyModel(128, 2, 4, layers=3)
@@ -41,7 +41,7 @@ def open_engine(checkpoint: Path, **arguments: Any) -> Iterator[Any]:
         "max_model_len": 2048,
         "max_num_seqs": 16,
         "max_num_batched_tokens": 600,
-        "gpu_memory_utilization": 0.1,
+        "kv_cache_memory_bytes": 1 << 30,
         "max_logprobs": -1,
         "logprobs_mode": "raw_logits",
         "disable_log_stats": False,
@@ -65,7 +65,7 @@ def generate(llm: Any, prompts: list[list[int]], tokens: int = 140) -> list[Any]
 
 def check(outputs: list[Any], checkpoint: Path, preset: str, dtype: str) -> None:
     oracle, exact = (
-        oracle_for(checkpoint, preset, MODEL.head_size, dtype),
+        Oracle(checkpoint, {**settings_of(preset, MODEL.head_size), "eight_bits": True}, getattr(torch, dtype)),
         Oracle(checkpoint, None, getattr(torch, dtype)),
     )
     for output in outputs:
@@ -114,8 +114,9 @@ def test_logits_and_prefix_hits(
         check_same_tokens(hit, miss)
 
 
-def test_drafts_leave_no_trace(checkpoints: Path) -> None:
+def test_drafts_leave_no_trace(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Greedy output with and without n-gram drafting, over group edges and with rejections, token for token."""
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")  # the one that drafts
     checkpoint = write_checkpoint(MODEL, checkpoints)
     loops = [(prompt(40, seed=n) * 20)[: 300 + n] for n in range(0, 140, 20)]
     answers = []
@@ -143,7 +144,9 @@ def test_random_schedule_gives_what_each_request_gives_alone(seed: int, checkpoi
         for i in range(60)
     }
     finished: dict[str, Any] = {}
-    with open_engine(checkpoint, max_num_batched_tokens=150, max_num_seqs=8, num_gpu_blocks_override=14) as llm:
+    with open_engine(
+        checkpoint, max_model_len=1024, max_num_batched_tokens=150, max_num_seqs=8, num_gpu_blocks_override=14
+    ) as llm:
         core, waiting, running = llm.llm_engine, list(asked), []
         while waiting or core.has_unfinished_requests():
             if waiting and rng.random() < 0.4:

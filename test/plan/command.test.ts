@@ -41,12 +41,11 @@ describe("kivi plan", () => {
       cache  bytes/token         staging  tokens held         seqs of 8,192
       bf16       131,072  1.00x        -      902,064  1.00x            110
       fp8         65,536  0.50x        -    1,804,144  2.00x            220
-      k4v4        34,304  0.26x  3.0 GiB    3,352,448  3.72x            409
-      k4v2        28,416  0.22x  8.0 GiB    3,857,408  4.28x            470
-      k2v2        22,528  0.17x  5.0 GiB    5,009,152  5.55x            611
+      k4v4        34,304  0.26x  1.7 GiB    3,393,664  3.76x            414
+      k4v2        26,880  0.21x  4.5 GiB    4,218,240  4.68x            514
+      k2v2        22,528  0.17x  2.8 GiB    5,113,856  5.67x            624
 
-      Staging keeps the open keys and values and the windows of 256 sequences in full precision (--max-num-seqs).
-      The plugin lowers --max-num-seqs for k4v2: staging may take 1/20 of the usable memory.
+      Staging keeps the open keys and values and the windows of 256 sequences in eight bits (--max-num-seqs).
       "
     `);
   });

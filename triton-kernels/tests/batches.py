@@ -12,15 +12,17 @@ import torch
 from vllm_kivi import reference
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import Batch, attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.attend import attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.rotate import rotate_heads
-from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
+from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
+from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.layout import STAGING_BLOCK, staged_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-RINGS_UNWRITTEN = 1e4
-"""What rings hold where no token was staged: a number that would be seen."""
+UNWRITTEN = 143
+"""Bytes of rings where no token was staged: as codes and exponent, numbers that would be seen."""
 
 
 def tokens_of(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
@@ -70,23 +72,25 @@ class Step:
         self.raw_key = [tokens_of((n, heads, head_size), dtype, generator) for n in lengths]
         self.raw_value = [tokens_of((n, heads, head_size), dtype, generator) for n in lengths]
         self.raw_query = [tokens_of((row.count, heads * ratio, head_size), dtype, generator) for row in rows]
-        rotated = reference.rotate if config.rotation else torch.clone
-        self.key, self.value = [rotated(x) for x in self.raw_key], [rotated(x) for x in self.raw_value]
+        self.key, self.value = ([self._staged(x) for x in raw] for raw in (self.raw_key, self.raw_value))
 
         most = max(-(-n // block_size) for n in lengths)
         ids = torch.randperm(1 + len(rows) * most, generator=generator)[: len(rows) * most] + 1
         self.table = ids.view(len(rows), most).int()
         self.slots = torch.randperm(len(rows), generator=generator).int()
         self.before_pages = torch.zeros(2 + len(rows) * most, heads, self.layout.record_bytes, dtype=torch.uint8)
-        ring = (len(rows) + 1, heads)
-        self.ring_key = torch.full((*ring, config.key_staging_tokens(drafts), head_size), RINGS_UNWRITTEN, dtype=dtype)
-        self.ring_value = torch.full(
-            (*ring, config.value_staging_tokens(drafts), head_size), RINGS_UNWRITTEN, dtype=dtype
+        self.ring_key, self.ring_value = (
+            torch.full((len(rows) + 1, heads, tokens, staged_bytes(head_size)), UNWRITTEN, dtype=torch.uint8)
+            for tokens in (config.key_staging_tokens(drafts), config.value_staging_tokens(drafts))
         )
         for r, row in enumerate(rows):
             if row.count:
                 self._store(self.before_pages, r, 0, row.before)
                 self._stage(r, row.readable_from, row.before)
+
+    def _staged(self, x: torch.Tensor) -> torch.Tensor:
+        """Keys or values as the cache takes them; in the model's dtype, which holds them exactly."""
+        return reference.stage(reference.rotate(x.float()) if self.config.rotation else x).to(self.dtype)
 
     def _slots_of(self, row: int, first: int, last: int) -> torch.Tensor:
         position = torch.arange(first, last)
@@ -107,7 +111,9 @@ class Step:
         for ring, source in ((self.ring_key, self.key), (self.ring_value, self.value)):
             tokens = ring.shape[2]
             for position in range(max(first, last - tokens), last if tokens else 0):
-                ring[self.slots[row], :, position % tokens] = source[row][position]
+                codes, exponents = reference.stage_codes(source[row][position])
+                token = torch.cat([codes.view(torch.uint8), exponents], -1)
+                ring[self.slots[row], :, position % tokens] = token
 
     def expected_pages(self) -> torch.Tensor:
         pages = self.before_pages.clone()
@@ -179,19 +185,20 @@ class Step:
         tokens, query_heads = self.out.shape[:2]
         scratch = attend_scratch(self.layout, tokens, query_heads, splits, self.out.device)
         attend_splits(
-            self.layout, self.windows, rotated_query, self.pages, self.batch, *self.rings, self.scale, scratch, queries
-        )
+            self.layout, self.windows, rotated_query, self.pages, self.batch, *self.rings, self.scale, scratch, queries,
+            self.dtype,
+        )  # fmt: skip
         merge_splits(self.layout, self.windows, self.out, scratch, self.batch, queries, config.rotation)
 
     def run_many(self) -> None:
         """The way of prefill and chunks."""
         config = self.config
-        query, key, value = self.fresh_query, self.fresh_key, self.fresh_value
+        query, key, value = self.fresh_query, torch.empty_like(self.fresh_key), torch.empty_like(self.fresh_value)
         if config.rotation:
-            query, key, value = torch.empty_like(self.out), torch.empty_like(key), torch.empty_like(value)
+            query = torch.empty_like(self.out)
             rotate_heads(query, self.fresh_query)
-            rotate_heads(key, self.fresh_key)
-            rotate_heads(value, self.fresh_value)
+        stage_heads(key, self.fresh_key, config.rotation)
+        stage_heads(value, self.fresh_value, config.rotation)
         store_step_values(self.layout, self.pages, self.slot_mapping, value, config.clipping)
         close_groups(self.layout, self.pages, self.batch, self.slot_mapping, key, self.rings[0], config.clipping)
         attend(self.layout, self.windows, self.out, query, self.pages, self.batch, *self.rings, key, value, self.scale)
@@ -206,6 +213,11 @@ class Step:
         """Norm of the difference over the norm of the reference; NaN where an element was not written."""
         want = self.expected_output()
         return ((self.out.cpu() - want).norm() / want.norm()).item()
+
+    def _unstaged(self, token: torch.Tensor) -> torch.Tensor:
+        d = self.layout.head_size
+        unit = torch.exp2(token[:, d:].float() - 127).repeat_interleave(STAGING_BLOCK, 1)
+        return token[:, :d].view(torch.int8).float() * unit
 
     def wrong_bytes(self) -> int:
         """Bytes of the pages that differ from the reference's."""
@@ -222,6 +234,6 @@ class Step:
             rough = reference.rough_values(end, self.config.value_residual, self.config.value_window, row.readable_from)
             for ring, source, first in ((self.rings[0], self.key, closed), (self.rings[1], self.value, rough)):
                 for position in range(first, end):
-                    got = ring[self.slots[r], :, position % ring.shape[2]].cpu().float()
+                    got = self._unstaged(ring[self.slots[r], :, position % ring.shape[2]].cpu())
                     worst = max(worst, (got - source[r][position].float()).abs().max().item())
         return worst

@@ -33,10 +33,12 @@ from triton.runtime.jit import JITFunction
 
 from vllm_kivi.config import PRESETS
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import Batch, attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.attend import attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.rotate import rotate_heads
-from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
+from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
+from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.layout import staged_bytes
 
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -83,8 +85,10 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
     layout, heads, rows = config.layout(head_size, 128), 2, 3
     windows = windows_of(config)
     pages = torch.zeros(4, heads, layout.record_bytes, dtype=torch.uint8)
-    ring_key = torch.zeros(2, heads, config.key_staging_tokens(), head_size, dtype=dtype)
-    ring_value = torch.zeros(2, heads, config.value_staging_tokens(), head_size, dtype=dtype)
+    ring_key, ring_value = (
+        torch.zeros(2, heads, tokens, staged_bytes(head_size), dtype=torch.uint8)
+        for tokens in (config.key_staging_tokens(), config.value_staging_tokens())
+    )
     counts = torch.zeros(rows, dtype=torch.int32)
     batch = Batch(torch.zeros(rows + 1, dtype=torch.int32), counts, counts[:, None].repeat(1, 4), counts, counts)
     slot_mapping = counts.long()
@@ -96,9 +100,10 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
         config.clipping, config.rotation,
     )  # fmt: skip
     scratch = attend_scratch(layout, rows, heads * ratio, 4, query.device)
-    attend_splits(layout, windows, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 1)
+    attend_splits(layout, windows, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 1, dtype)
     merge_splits(layout, windows, query, scratch, batch, 1, config.rotation)
     rotate_heads(query, query)
+    stage_heads(fresh, fresh, config.rotation)
     store_step_values(layout, pages, slot_mapping, fresh, config.clipping)
     close_groups(layout, pages, batch, slot_mapping, fresh, ring_key, config.clipping)
     attend(layout, windows, query, rotated, pages, batch, ring_key, ring_value, fresh, fresh, 1.0)

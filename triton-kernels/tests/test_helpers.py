@@ -9,7 +9,7 @@ import triton.language as tl
 
 from vllm_kivi import reference
 from vllm_kivi.kernels.helpers import INTERPRETED, decode_scale, decode_zero, encode, part_scale, row_of, unpack
-from vllm_kivi.kernels.rotate import rotate_heads
+from vllm_kivi.kernels.staging import rotate_heads, stage_heads
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="hands CPU tensors to the kernels")
 
@@ -121,3 +121,20 @@ def test_rotation(head_size: int, dtype: torch.dtype, tolerance: float) -> None:
     rotate_heads(x, x)
     assert ((x.float() - want).norm() / want.norm()).item() < tolerance
     assert torch.equal(fused[:, 5:], untouched)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_staging_rounds_as_the_reference_and_only_once(dtype: torch.dtype) -> None:
+    """Over magnitudes, with zeros, infinitely small numbers and outliers; what comes out fits the dtype exactly."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(7, 3, 80, generator=generator) * torch.exp2(torch.randint(-9, 9, (7, 3, 80), generator=generator))
+    x[0], x[1, 0], x[2, 1, 5] = 0, 1e-30, 30000
+    x = x.to(dtype)
+    out = torch.empty_like(x)
+    stage_heads(out, x, rotation=False)
+    assert torch.equal(out.float(), reference.stage(x).to(dtype).float())
+    again = torch.empty_like(x)
+    stage_heads(again, out, rotation=False)
+    assert torch.equal(again, out)
+    error = (out.float() - x.float()).abs().unflatten(-1, (-1, 8)).amax(-1)
+    assert (error <= x.float().abs().unflatten(-1, (-1, 8)).amax(-1) / 127 + 2.0**-25).all()

@@ -1,4 +1,4 @@
-"""Open groups: a full-precision ring of the newest tokens for each running sequence, keyed by request.
+"""Open groups: a ring of the newest tokens for each running sequence, keyed by request.
 
 A request owns a slot from its first step to its end (or preemption); the slot names a row of every layer's ring. The
 owner of a row of the batch is known from vLLM's runner, and who ended from the scheduler's output, so identity is exact
@@ -124,7 +124,7 @@ def ring_dtype(model_dtype: torch.dtype) -> torch.dtype:
 
 
 class Ring:
-    """One layer's full-precision tokens: position p of a request lies at ``p % tokens`` of its slot's row.
+    """One layer's full-precision tokens on the CPU: position p of a request lies at ``p % tokens`` of its slot's row.
 
     Args:
         slots: capacity of the pool; one more row is scratch.

@@ -21,7 +21,7 @@ export interface CacheFigures {
   readonly blockSize: number;
   /** Of layers that keep all tokens, on one GPU. */
   readonly bytesPerToken: number;
-  /** What is kept in full precision, for `maxNumSeqs` sequences, on one GPU. */
+  /** Open groups, open runs and windows, for `maxNumSeqs` sequences, on one GPU. */
   readonly stagingBytes: number;
   /** What is left for pages after staging; not positive means that the model does not fit. */
   readonly cacheBytes: number;
@@ -124,11 +124,9 @@ function figures(
   const { kvHeads, full } = about;
   // One ring more than sequences: the plugin's scratch.
   const rings = full * (request.maxNumSeqs + 1);
-  const { headSize, elementBytes } = model;
+  const { headSize } = model;
   const stagingBytes =
-    format.preset === undefined
-      ? 0
-      : rings * stagingBytesPerSequence(format.preset, { kvHeads, headSize, elementBytes });
+    format.preset === undefined ? 0 : rings * stagingBytesPerSequence(format.preset, { kvHeads, headSize });
   const cacheBytes = about.budget.leftBytes - stagingBytes;
   const pages = full * format.page(model, kvHeads);
   const fixed = fixedBytes(model.layers, request, {

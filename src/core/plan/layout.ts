@@ -9,6 +9,8 @@ export const KIVI_BLOCK = 128;
 /** A scale and its zero, packed. */
 const SCALE_BYTES = 3;
 const RECORD_ALIGNMENT = 16;
+/** Channels of a staged token that share an exponent byte. */
+const STAGING_BLOCK = 8;
 
 /** The largest multiple of 8 channels, at most the preset's group, that divides the head size. */
 export function valueGroupFor(preset: Preset, headSize: number): number {
@@ -31,14 +33,17 @@ function roundedUp(tokens: number): number {
   return Math.ceil(tokens / 8) * 8;
 }
 
-/** Bytes of one sequence's rings in one layer: the open group of keys, the open run of values, and their windows. */
+/**
+ * Bytes of one sequence's rings in one layer of a GPU: the open group of keys, the open run of values, and their
+ * windows, in eight-bit codes with shared exponents.
+ */
 export function stagingBytesPerSequence(
   preset: Preset,
-  about: { kvHeads: number; headSize: number; elementBytes: number },
+  about: { kvHeads: number; headSize: number },
 ): number {
   const tokens =
     roundedUp(preset.keyGroup + preset.keyWindow) + roundedUp(preset.valueResidual + preset.valueWindow);
-  return tokens * about.kvHeads * about.headSize * about.elementBytes;
+  return tokens * about.kvHeads * (about.headSize + about.headSize / STAGING_BLOCK);
 }
 
 /** Bytes of one KV head's page in the model's own dtype, or another of `elementBytes`. */

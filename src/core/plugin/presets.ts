@@ -9,11 +9,11 @@ export interface Preset {
   readonly keyGroup: number;
   /** Channels that share a value scale; shrunk where it does not divide the head size. */
   readonly valueGroup: number;
-  /** Tokens before the open group whose keys are read in full precision. */
+  /** Tokens before the open group whose keys are read unquantized. */
   readonly keyWindow: number;
-  /** Values are read in full precision until a run of this many tokens is complete. */
+  /** Values are read unquantized until a run of this many tokens is complete. */
   readonly valueResidual: number;
-  /** Tokens before the open run whose values are still read in full precision. */
+  /** Tokens before the open run whose values are still read unquantized. */
   readonly valueWindow: number;
 }
 
@@ -31,7 +31,7 @@ export const PRESETS = {
     keyBits: 4,
     valueBits: 2,
     keyGroup: 128,
-    valueGroup: 32,
+    valueGroup: 64,
     keyWindow: 128,
     valueResidual: 128,
     valueWindow: 128,

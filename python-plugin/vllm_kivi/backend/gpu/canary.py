@@ -13,11 +13,12 @@ from vllm_kivi import reference
 from vllm_kivi.backend.canary import CanaryError, error_ratio
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import Batch, attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.attend import attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.rotate import rotate_heads
-from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
-from vllm_kivi.layout import CacheLayout
+from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
+from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.layout import CacheLayout, staged_bytes
 
 TOLERANCE = 2e-2
 """RMS error ratio allowed; bfloat16 operands give 3e-3, quantization itself 1e-1."""
@@ -61,15 +62,18 @@ def check_kernels(
 
     pages = torch.zeros(3, heads, layout.record_bytes, dtype=torch.uint8, device=device)
     drafts = queries - 1
-    ring_key = torch.zeros(2, heads, config.key_staging_tokens(drafts), d, dtype=dtype, device=device)
-    ring_value = torch.zeros(2, heads, config.value_staging_tokens(drafts), d, dtype=dtype, device=device)
+    ring_key, ring_value = (
+        torch.zeros(2, heads, tokens, staged_bytes(d), dtype=torch.uint8, device=device)
+        for tokens in (config.key_staging_tokens(drafts), config.value_staging_tokens(drafts))
+    )
     out = torch.zeros(count, query_heads, d, dtype=dtype, device=device)
     windows, scale = windows_of(config), d**-0.5
 
     fresh = [x[:prefilled].to(device, copy=True) for x in (query, key, value)]
     if config.rotation:
-        for x in fresh:
-            rotate_heads(x, x)
+        rotate_heads(fresh[0], fresh[0])
+    for x in fresh[1:]:
+        stage_heads(x, x, config.rotation)
     step = batch(0, prefilled)
     store_step_values(layout, pages, slot_mapping[:prefilled], fresh[2], config.clipping)
     close_groups(layout, pages, step, slot_mapping[:prefilled], fresh[1], ring_key, config.clipping)
@@ -87,10 +91,11 @@ def check_kernels(
         config.rotation,
     )  # fmt: skip
     scratch = attend_scratch(layout, 1, query_heads, 2, device)
-    attend_splits(layout, windows, rotated_query, pages, step, ring_key, ring_value, scale, scratch, queries)
+    attend_splits(layout, windows, rotated_query, pages, step, ring_key, ring_value, scale, scratch, queries, dtype)
     merge_splits(layout, windows, out[prefilled:], scratch, step, queries, config.rotation)
 
     got = out.cpu().float()
+    key, value = (reference.stage(_rotated(config, x.float())) for x in (key, value))
     expected = _expected_pages(config, layout, key, value)
     for position, what in (
         (0, "prefill"),
@@ -115,11 +120,11 @@ def _rotated(config: KiviConfig, x: torch.Tensor) -> torch.Tensor:
 def _expected_pages(config: KiviConfig, layout: CacheLayout, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     pages = torch.zeros(3, key.shape[1], layout.record_bytes, dtype=torch.uint8, device="cpu")
     groups = torch.arange(key.shape[0] // layout.key_group, device="cpu")
-    keys = _rotated(config, key)[: groups.numel() * layout.key_group].unflatten(0, (-1, layout.key_group))
+    keys = key[: groups.numel() * layout.key_group].unflatten(0, (-1, layout.key_group))
     blocks = 1 + groups // layout.key_groups
     reference.store_keys(layout, pages, blocks, groups % layout.key_groups, keys, config.clipping)
     slots = torch.arange(key.shape[0], device="cpu") + layout.block_size
-    reference.store_values(layout, pages, slots, _rotated(config, value), config.clipping)
+    reference.store_values(layout, pages, slots, value, config.clipping)
     return pages
 
 
@@ -139,8 +144,8 @@ def _expected(
         pages,
         torch.tensor([1, 2], device="cpu"),
         _rotated(config, query[position].float()),
-        _rotated(config, key)[closed : position + 1].transpose(0, 1),
-        _rotated(config, value)[rough : position + 1].transpose(0, 1),
+        key[closed : position + 1].transpose(0, 1),
+        value[rough : position + 1].transpose(0, 1),
         position + 1,
         layout.head_size**-0.5,
     )

@@ -1,4 +1,4 @@
-"""KIVI attention on CUDA: Triton kernels over packed pages and full-precision rings."""
+"""KIVI attention on CUDA: Triton kernels over packed pages and rings of staged tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from vllm_kivi.backend.base import refuse_unsupported
 from vllm_kivi.backend.gpu.canary import check_kernels
 from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata
 from vllm_kivi.backend.gpu.workspace import Workspace, workspace_of
-from vllm_kivi.cache.staging import Ring
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import Batch, attend, attend_splits, windows_of
+from vllm_kivi.kernels.attend import attend, attend_splits, windows_of
+from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.rotate import rotate_heads
-from vllm_kivi.kernels.store import close_groups, stage_newest, store_step_values
+from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
+from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.layout import staged_bytes
 from vllm_kivi.settings import config_of
 
 
@@ -48,7 +49,7 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         self.windows = windows_of(self.config)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_size, self.scale = head_size, float(scale)
-        self.ring: Ring | None = None
+        self._rings: tuple[torch.Tensor, torch.Tensor] | None = None
         self._workspace: Workspace | None = None
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
@@ -56,15 +57,15 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         device = torch.device("cuda", torch.cuda.current_device())
         drafts = self._vllm_config.num_speculative_tokens
         check_kernels(self.config, self.layout, self.num_kv_heads, self.num_heads, 1 + drafts, act_dtype, device)
-        self.ring = Ring(
-            self._vllm_config.scheduler_config.max_num_seqs,
-            self.num_kv_heads,
-            self.config.key_staging_tokens(drafts),
-            self.config.value_staging_tokens(drafts),
-            self.head_size,
-            act_dtype,
-            device,
+        slots = self._vllm_config.scheduler_config.max_num_seqs + 1  # the last one is scratch
+        key, value = (
+            torch.zeros(
+                slots, self.num_kv_heads, tokens, staged_bytes(self.head_size), dtype=torch.uint8, device=device
+            )
+            for tokens in (self.config.key_staging_tokens(drafts), self.config.value_staging_tokens(drafts))
         )
+        self._rings = key, value
+        self._dtype = act_dtype
         self._workspace = workspace_of(
             self._vllm_config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
         )
@@ -118,19 +119,19 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         pages: torch.Tensor,
         slot_mapping: torch.Tensor,
     ) -> None:
-        ring, work = self._state()
+        rings, work = self._state()
         append_tokens(
-            self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, ring.key,
-            ring.value, self.config.clipping, self.config.rotation,
+            self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, *rings,
+            self.config.clipping, self.config.rotation,
         )  # fmt: skip
 
     def _decode(self, batch: Batch, queries: int, query: torch.Tensor, pages: torch.Tensor, out: torch.Tensor) -> None:
-        ring, work = self._state()
+        rings, work = self._state()
         tokens = query.shape[0]
         scratch = work.partial(batch.seq_lens.shape[0], tokens)
         attend_splits(
-            self.layout, self.windows, work.few_query[:tokens], pages, batch, ring.key, ring.value, self.scale, scratch,
-            queries,
+            self.layout, self.windows, work.few_query[:tokens], pages, batch, *rings, self.scale, scratch, queries,
+            self._dtype,
         )  # fmt: skip
         merge_splits(self.layout, self.windows, out, scratch, batch, queries, self.config.rotation)
 
@@ -144,15 +145,16 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         slot_mapping: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns query, key and value as the attention reads them."""
-        ring, work = self._state()
-        if self.config.rotation:
-            count = query.shape[0]
-            rotated = work.query[:count], work.key[:count], work.value[:count]
-            for to, x in zip(rotated, (query, key, value), strict=True):
-                rotate_heads(to, x)
-            query, key, value = rotated
+        rings, work = self._state()
+        count, rotation = query.shape[0], self.config.rotation
+        if rotation:
+            rotate_heads(work.query[:count], query)
+            query = work.query[:count]
+        stage_heads(work.key[:count], key, rotation)
+        stage_heads(work.value[:count], value, rotation)
+        key, value = work.key[:count], work.value[:count]
         store_step_values(self.layout, pages, slot_mapping, value, self.config.clipping)
-        close_groups(self.layout, pages, batch, slot_mapping, key, ring.key, self.config.clipping)
+        close_groups(self.layout, pages, batch, slot_mapping, key, rings[0], self.config.clipping)
         return query, key, value
 
     def _prefill(
@@ -162,15 +164,15 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         pages: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
-        ring, _ = self._state()
+        rings, _ = self._state()
         query, key, value = tokens
-        attend(self.layout, self.windows, out, query, pages, batch, ring.key, ring.value, key, value, self.scale)
-        stage_newest(ring.key, batch, key)  # only now: the attention read what this overwrites
-        stage_newest(ring.value, batch, value)
+        attend(self.layout, self.windows, out, query, pages, batch, *rings, key, value, self.scale)
+        stage_newest(rings[0], batch, key)  # only now: the attention read what this overwrites
+        stage_newest(rings[1], batch, value)
         if self.config.rotation:
             rotate_heads(out, out)
 
-    def _state(self) -> tuple[Ring, Workspace]:
-        assert self.ring is not None
+    def _state(self) -> tuple[tuple[torch.Tensor, torch.Tensor], Workspace]:
+        assert self._rings is not None
         assert self._workspace is not None
-        return self.ring, self._workspace
+        return self._rings, self._workspace

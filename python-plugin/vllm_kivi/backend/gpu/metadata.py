@@ -19,7 +19,7 @@ from vllm.v1.attention.backend import (
 from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 
 from vllm_kivi.cache.staging import SlotPool, building
-from vllm_kivi.kernels.attend import Batch
+from vllm_kivi.kernels.helpers import Batch
 
 
 @dataclass

@@ -1,0 +1,196 @@
+"""Staged tokens: eight-bit codes with an exponent for every eight channels (layout.py); ``reference.stage``.
+
+The values that the codes stand for are exact in float32, bfloat16 and float16 alike (in float16 down to 2^-24), so a
+token reads the same from a ring as from the step that brought it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, rotate
+from vllm_kivi.layout import STAGING_BLOCK
+
+_BLOCK = tl.constexpr(STAGING_BLOCK)
+
+_ROWS = 16
+"""Heads that one program prepares."""
+
+_STAGED = 32
+"""Tokens that one program copies into a ring."""
+
+
+@triton.jit
+def stage_codes(x):
+    """Codes int32 [ROWS, COLUMNS] of x, f32, and exponents int32 [ROWS, COLUMNS / 8], biased as a float32's are."""
+    ROWS: tl.constexpr = x.shape[0]
+    BLOCKS: tl.constexpr = x.shape[1] // _BLOCK
+    blocks = tl.reshape(x, [ROWS, BLOCKS, _BLOCK])
+    high = tl.max(tl.abs(blocks), 2)
+    exponent = tl.maximum((high.to(tl.int32, bitcast=True) >> 23) - 6, 1)
+    codes = tl.floor(blocks * ((254 - exponent) << 23).to(tl.float32, bitcast=True)[:, :, None] + 0.5)
+    codes = tl.minimum(tl.maximum(codes, -127.0), 127.0).to(tl.int32)
+    return tl.reshape(codes, x.shape), exponent
+
+
+@triton.jit
+def staged_unit(exponent):
+    """Float32 worth of one code under an exponent (any integer type)."""
+    return (exponent.to(tl.int32) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def stage(x):
+    """x, f32 [ROWS, COLUMNS], as a ring gives it back."""
+    codes, exponent = stage_codes(x)
+    blocks = tl.reshape(codes.to(tl.float32), [x.shape[0], x.shape[1] // _BLOCK, _BLOCK])
+    return tl.reshape(blocks * staged_unit(exponent)[:, :, None], x.shape)
+
+
+@triton.jit
+def write_staged(at, x, live, D: tl.constexpr):
+    """Stage x, f32 [ROWS, COLUMNS], into the ring's tokens at u8 pointers ``at`` [ROWS]; rows not ``live`` are left."""
+    codes, exponent = stage_codes(x)
+    c = tl.arange(0, x.shape[1])
+    tl.store(at[:, None] + c[None, :], codes.to(tl.uint8), mask=live[:, None] & (c < D)[None, :])
+    b = tl.arange(0, x.shape[1] // _BLOCK)
+    tl.store(at[:, None] + (D + b)[None, :], exponent.to(tl.uint8), mask=live[:, None] & (b < D // _BLOCK)[None, :])
+
+
+@triton.jit
+def load_staged(at, c, mask, D: tl.constexpr):
+    """Float32 channels ``c`` of the ring's tokens at u8 pointers ``at``; both shaped so that they broadcast."""
+    codes = tl.load(at + c, mask=mask, other=0).to(tl.int8, bitcast=True)
+    exponent = tl.load(at + (D + c // _BLOCK), mask=mask, other=0)
+    return codes.to(tl.float32) * staged_unit(exponent)
+
+
+@triton.jit
+def load_staged_columns(at, first, live, COUNT: tl.constexpr, SIZE: tl.constexpr, D: tl.constexpr):
+    """Float32 [SIZE, tokens]: COUNT channels from ``first`` on, padded, of the ring's live tokens at pointers [tokens].
+
+    As :func:`load_staged`, with one load for an exponent; ``first`` and COUNT must be multiples of eight.
+    """
+    b, e = tl.arange(0, SIZE // _BLOCK), tl.arange(0, _BLOCK)
+    here = (b < COUNT // _BLOCK)[:, None] & live[None, :]
+    c = first + b[:, None, None] * _BLOCK + e[None, :, None]
+    codes = tl.load(at[None, None, :] + c, mask=here[:, None, :], other=0).to(tl.int8, bitcast=True)
+    exponent = tl.load(at[None, :] + (b + D + first // _BLOCK)[:, None], mask=here, other=0)
+    return tl.reshape(codes.to(tl.float32) * staged_unit(exponent)[:, None, :], [SIZE, at.shape[0]])
+
+
+@triton.jit(do_not_specialize=["count"])
+def _prepare_kernel(
+    out,  # [tokens, heads, D]
+    x,  # [tokens, heads, D]
+    count,  # tokens * heads
+    heads,
+    stride_out_token,
+    stride_out_head,
+    stride_token,
+    stride_head,
+    HEAD_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    ROTATE: tl.constexpr,
+    STAGE: tl.constexpr,
+):
+    tl.static_assert(HEAD_SIZE % 8 == 0, "a head size is a multiple of 8")
+    COLUMNS: tl.constexpr = triton.next_power_of_2(HEAD_SIZE)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    token, head = (row // heads)[:, None], (row % heads)[:, None]
+    c = tl.arange(0, COLUMNS)[None, :]
+    mask = (row < count)[:, None] & (c < HEAD_SIZE)
+    values = tl.load(x + token * stride_token + head * stride_head + c, mask=mask, other=0.0).to(tl.float32)
+    if ROTATE:
+        values = rotate(values, ROWS, COLUMNS, HEAD_SIZE)
+    if STAGE:
+        values = stage(values)
+    tl.store(out + token * stride_out_token + head * stride_out_head + c, values.to(out.dtype.element_ty), mask=mask)
+
+
+def _prepare(out: torch.Tensor, x: torch.Tensor, rotation: bool, staging: bool) -> None:
+    tokens, heads, head_size = x.shape
+    _prepare_kernel[(triton.cdiv(tokens * heads, _ROWS),)](
+        out,
+        x,
+        tokens * heads,
+        heads,
+        out.stride(0),
+        out.stride(1),
+        x.stride(0),
+        x.stride(1),
+        HEAD_SIZE=head_size,
+        ROWS=_ROWS,
+        ROTATE=rotation,
+        STAGE=staging,
+        num_warps=4,
+    )
+
+
+def rotate_heads(out: torch.Tensor, x: torch.Tensor) -> None:
+    """Rotate each head of x into ``out``, which may be x itself. Meaning: ``reference.rotate``. Graph-safe.
+
+    Args:
+        out, x: [tokens, heads, D] of any float dtypes, channels contiguous; computed in float32.
+    """
+    _prepare(out, x, rotation=True, staging=False)
+
+
+def stage_heads(out: torch.Tensor, x: torch.Tensor, rotation: bool) -> None:
+    """Round keys or values to what a ring holds, rotated before if the format rotates; else as :func:`rotate_heads`."""
+    _prepare(out, x, rotation, staging=True)
+
+
+@triton.jit(do_not_specialize_on_alignment=PER_ROW)
+def _stage_kernel(
+    ring,  # u8 [slots, H, ring tokens, staged bytes]
+    query_start,  # i32 [B + 1]
+    seq_lens,  # i32 [B]
+    slots,  # i32 [B]
+    source,  # [tokens, H, D]
+    stride_token,
+    stride_head,
+    stride_slot,
+    ring_tokens,
+    D: tl.constexpr,
+    BYTES: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    row, head, tile = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    start, end = tl.load(query_start + row), tl.load(query_start + row + 1)
+    back = 1 + tile * TOKENS + tl.arange(0, TOKENS)  # from the row's end
+    token = (end - back).to(tl.int64)
+    position = tl.load(seq_lens + row) - back
+    c = tl.arange(0, triton.next_power_of_2(D))
+    live = (token >= start) & (back <= ring_tokens)
+    at = source + token * stride_token + head * stride_head
+    x = tl.load(at[:, None] + c[None, :], mask=live[:, None] & (c < D)[None, :], other=0.0).to(tl.float32)
+    slot = tl.load(slots + row).to(tl.int64)
+    write_staged(ring + slot * stride_slot + (head * ring_tokens + position % ring_tokens) * BYTES, x, live, D)
+
+
+def stage_newest(ring: torch.Tensor, batch: Batch, source: torch.Tensor) -> None:
+    """Copy each row's newest tokens of the step into a ring, after the attention: they overwrite what it reads.
+
+    Args:
+        ring: uint8 [slots, H, ring tokens, staged bytes], contiguous; position p goes to p % ring tokens.
+        source: keys or values [tokens, H, D] of :func:`stage_heads`, channels contiguous.
+    """
+    tokens, head_size = ring.shape[2], source.shape[2]
+    _stage_kernel[(batch.seq_lens.shape[0], ring.shape[1], triton.cdiv(tokens, _STAGED))](
+        ring,
+        batch.query_start,
+        batch.seq_lens,
+        batch.slots,
+        source,
+        source.stride(0),
+        source.stride(1),
+        ring.stride(0),
+        tokens,
+        D=head_size,
+        BYTES=ring.shape[3],
+        TOKENS=_STAGED,
+        num_warps=4,
+    )
