@@ -76,7 +76,18 @@ def test_a_block_size_of_several_groups_is_kept(folder: Path) -> None:
         ),
         ({"runner": "pooling"}, "KIVI refuses: the runner type is 'pooling'"),
         ({"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}, "KIVI refuses: pipeline"),
-        ({"tensor_parallel_size": 3, "distributed_executor_backend": "mp"}, "KIVI refuses: --tensor-parallel-size 3"),
+        (
+            {"prefill_context_parallel_size": 2, "distributed_executor_backend": "mp"},
+            "KIVI refuses: pipeline and context",
+        ),
+        (
+            {
+                "tensor_parallel_size": 3,
+                "decode_context_parallel_size": 3,
+                "distributed_executor_backend": "mp",
+            },
+            "KIVI refuses: pipeline and context",
+        ),
         ({"kv_cache_dtype_skip_layers": ["0"]}, "KIVI refuses: --kv-cache-dtype-skip-layers 0 is not tested yet"),
         ({"calculate_kv_scales": True}, "KIVI refuses: --calculate-kv-scales belongs to fp8"),
     ],
@@ -138,6 +149,16 @@ def test_no_memory_for_one_open_group_is_refused_with_what_is_enough(folder: Pat
     enough = int(str(caught.value).split("at least ")[1].split()[0])
     config = engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=enough)
     assert config.scheduler_config.max_num_seqs == 1
+
+
+@pytest.mark.parametrize(("ranks", "kv_heads"), [(1, 4), (2, 2), (4, 1), (8, 1)])
+def test_a_rank_pays_for_the_heads_it_keeps(folder: Path, ranks: int, kv_heads: int) -> None:
+    """Eight ranks keep each of four KV heads twice."""
+    model = {**LLAMA, "num_attention_heads": 8, "num_key_value_heads": 4}
+    config = engine_config(
+        folder, model, kv_cache_dtype="kivi_k4v4", tensor_parallel_size=ranks, distributed_executor_backend="mp"
+    )
+    assert staging_bytes(config) == config_of(config).staging_bytes_per_sequence(kv_heads, 64, 2, layers=2) * (8 + 1)
 
 
 def test_the_model_folder_is_what_was_meant(folder: Path) -> None:

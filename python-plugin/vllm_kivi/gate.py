@@ -117,10 +117,12 @@ def _refusals(vllm_config: Any) -> Any:
         yield f"speculative decoding by {speculative.method!r} is not tested with KIVI yet (by 'ngram' it is)"
     if vllm_config.kv_transfer_config is not None:
         yield "KV connectors do not carry open groups yet"
-    if parallel.pipeline_parallel_size > 1 or getattr(parallel, "decode_context_parallel_size", 1) > 1:
+    if (
+        parallel.pipeline_parallel_size > 1
+        or parallel.decode_context_parallel_size > 1
+        or parallel.prefill_context_parallel_size > 1
+    ):
         yield "pipeline and context parallel are not tested yet"
-    if parallel.tensor_parallel_size > 1:
-        yield f"--tensor-parallel-size {parallel.tensor_parallel_size} is not tested yet"
     if cache.prefix_match_unit is not None:
         yield f"--prefix-match-unit {cache.prefix_match_unit} would let a prefix hit end inside a block"
     if cache.kv_cache_dtype_skip_layers:
