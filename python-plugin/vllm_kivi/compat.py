@@ -9,7 +9,9 @@ config.cache.CacheDType           ``kivi_*`` must pass the closed list of cache 
 STR_DTYPE_TO_TORCH_DTYPE          a KIVI page is uint8                                    the same
 Platform.check_and_update_config  settings are checked once, when the engine is set up    -
 Platform.get_attn_backend_cls     a layer whose cache dtype is ours gets our backend      open backend choice
+Platform.update_block_size_for_…  it would align block sizes to a page it cannot know       byte-wise planning (0.30)
 Attention.get_kv_cache_spec       such a layer reports our page bytes                     customize_spec (0.28)
+GPUModelRunner.get_kv_cache_spec  pages of the other layers fit ours (V1 and V2)          byte-wise planning (0.30)
 GPUModelRunner (two methods)      who starts and who ended: owners of open groups         CircularBufferSpec (0.30)
   of both model runners, V1 and V2
 DefaultModelState.prepare_attn    whose row is whose (V2; V1 keeps it on the runner)      req_idx in the metadata (0.30)
@@ -46,10 +48,12 @@ def install() -> None:
     add_cache_dtypes()
     _wrap(type(current_platform), "check_and_update_config", _check_config)
     _wrap(type(current_platform), "get_attn_backend_cls", _choose_backend)
+    _wrap(type(current_platform), "update_block_size_for_backend", _keep_block_size)
     from vllm.model_executor.layers.attention.attention import Attention
 
     _wrap(Attention, "get_kv_cache_spec", _kv_cache_spec)
     for runner in _model_runners(current_platform.is_cpu()):
+        _wrap(runner, "get_kv_cache_spec", _fit_pages)
         _wrap(runner, "initialize_kv_cache", _initialize_kv_cache)
         _wrap(runner, "execute_model", _execute_model)
     if current_platform.is_cpu():
@@ -148,6 +152,13 @@ def _choose_backend(original: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     return backend_path(get_current_vllm_config(), selector_config)
 
 
+def _keep_block_size(original: Callable[..., Any], vllm_config: Any) -> None:
+    from vllm_kivi.settings import is_asked_for
+
+    if not is_asked_for(vllm_config):  # otherwise the gate has settled it
+        original(vllm_config)
+
+
 def _kv_cache_spec(original: Callable[..., Any], layer: Any, vllm_config: Any) -> Any:
     from vllm_kivi.config import is_kivi_dtype
 
@@ -166,6 +177,17 @@ def _kv_cache_spec(original: Callable[..., Any], layer: Any, vllm_config: Any) -
         dtype=torch.uint8,
         record_bytes=config_of(vllm_config).layout(layer.head_size, block_size).record_bytes,
     )
+
+
+def _fit_pages(original: Callable[..., Any], runner: Any) -> Any:
+    from vllm_kivi.settings import is_asked_for
+
+    specs = original(runner)
+    if not is_asked_for(runner.vllm_config):
+        return specs
+    from vllm_kivi.cache.pages import fit_pages
+
+    return fit_pages(specs, runner.vllm_config)
 
 
 def _initialize_kv_cache(
