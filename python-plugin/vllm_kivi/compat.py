@@ -197,7 +197,9 @@ def _initialize_kv_cache(
 
     if not is_asked_for(runner.vllm_config):
         return original(runner, kv_cache_config, *args, **kwargs)
+    from vllm_kivi.cache.fresh import FreshBlocks
     from vllm_kivi.cache.staging import SlotPool, building
+    from vllm_kivi.config import is_kivi_dtype
     from vllm_kivi.report import log_report
 
     runner.kivi_slots = SlotPool(runner.scheduler_config.max_num_seqs)
@@ -206,6 +208,11 @@ def _initialize_kv_cache(
         result = original(runner, kv_cache_config, *args, **kwargs)
     finally:
         building.reset(token)
+    groups = kv_cache_config.kv_cache_groups
+    layers = runner.vllm_config.compilation_config.static_forward_context.values()
+    ours = [layer.kv_cache for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
+    # In a group of its own every layer has memory of its own.
+    runner.kivi_fresh = FreshBlocks([g.kv_cache_spec.block_size for g in groups], ours) if len(groups) > 1 else None
     log_report(runner.vllm_config, kv_cache_config)
     return result
 
@@ -225,6 +232,8 @@ def _execute_model(original: Callable[..., Any], runner: Any, scheduler_output: 
     token = stepping.set(slots)
     try:
         with slots.step(ended, started, batch_of_runner):
+            if runner.kivi_fresh is not None:
+                runner.kivi_fresh.empty(scheduler_output)
             return original(runner, scheduler_output, *args, **kwargs)
     finally:
         stepping.reset(token)
