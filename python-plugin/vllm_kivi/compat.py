@@ -210,7 +210,7 @@ def _initialize_kv_cache(
         building.reset(token)
     groups = kv_cache_config.kv_cache_groups
     layers = runner.vllm_config.compilation_config.static_forward_context.values()
-    ours = [layer.kv_cache for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
+    ours = [layer for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
     # In a group of its own every layer has memory of its own.
     runner.kivi_fresh = FreshBlocks([g.kv_cache_spec.block_size for g in groups], ours) if len(groups) > 1 else None
     log_report(runner.vllm_config, kv_cache_config)

@@ -7,7 +7,8 @@ the same between Mamba and attention (``KVCacheConfig.needs_kv_cache_zeroing``) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,14 +22,19 @@ class FreshBlocks:
 
     Args:
         block_sizes: tokens of a block of each KV cache group.
-        caches: the KIVI layers' pages, uint8 [blocks, H, record bytes]. They fill the memory that they share with
-            layers of other kinds; memory without a KIVI layer never holds codes.
+        layers: the KIVI layers, whose ``kv_cache`` is uint8 [blocks, H, record bytes]. Their pages fill the memory that
+            they share with layers of other kinds; memory without a KIVI layer never holds codes.
     """
 
-    def __init__(self, block_sizes: list[int], caches: Iterable[torch.Tensor]) -> None:
-        self.block_sizes = block_sizes
-        shared = {cache.data_ptr(): cache for cache in caches}  # once where layers of two of our groups share
-        self.pages = [cache.flatten(1).view(torch.int64) for cache in shared.values()]
+    def __init__(self, block_sizes: list[int], layers: Sequence[Any]) -> None:
+        self.block_sizes, self.layers = block_sizes, layers
+
+    @cached_property
+    def pages(self) -> list[torch.Tensor]:
+        """Int64 [blocks, page bytes / 8], once where layers of two of our groups share; known from the first step on,
+        since vLLM may profile with a cache that it throws away."""
+        shared = {layer.kv_cache.data_ptr(): layer.kv_cache for layer in self.layers}
+        return [cache.flatten(1).view(torch.int64) for cache in shared.values()]
 
     def empty(self, scheduler_output: Any) -> None:
         """Before a step; ``scheduler_output`` is vLLM's."""
