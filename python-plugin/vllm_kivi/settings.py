@@ -33,10 +33,9 @@ def kivi_layers(vllm_config: Any) -> int:
     """Attention layers that keep a KIVI cache on this worker: as they were built or, until then, as the model's
     configuration says (``layer_types``) and the user (``--kv-cache-dtype-skip-layers``)."""
     built = vllm_config.compilation_config.static_forward_context.values()
-    dtypes = [layer.kv_cache_dtype for layer in built if hasattr(layer, "kv_cache_dtype")]
-    if dtypes:
-        return sum(map(is_kivi_dtype, dtypes))
     model, skipped = vllm_config.model_config, vllm_config.cache_config.kv_cache_dtype_skip_layers
     kinds = dict(enumerate(getattr(model.hf_text_config, "layer_types", None) or ()))
     layers = range(model.get_num_layers(vllm_config.parallel_config))
-    return sum(kinds.get(n) != "sliding_attention" and str(n) not in skipped for n in layers)
+    return sum(is_kivi_dtype(getattr(layer, "kv_cache_dtype", None)) for layer in built) or sum(
+        kinds.get(n) != "sliding_attention" and str(n) not in skipped for n in layers
+    )

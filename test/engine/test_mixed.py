@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.kv_cache_interface import SlidingWindowSpec
 
 from vllm_kivi.cache.spec import KiviFullAttentionSpec
+from vllm_kivi.report import MARK, log_report
 
 WINDOWED = WindowedModel(64, 2, 3)
 SKIPPING = TinyModel(64, 2, 3, layers=3)
@@ -56,6 +59,24 @@ def kinds_of(llm: Any) -> dict[int, tuple[str, bool]]:
     }
 
 
+def report_of(llm: Any, caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """What the worker logs of its cache."""
+    logger = logging.getLogger("vllm.vllm_kivi")
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.INFO, logger.name):
+            log_report(runner_of(llm).vllm_config, runner_of(llm).kv_cache_config)
+    finally:
+        logger.removeHandler(caplog.handler)
+    return json.loads(caplog.messages[-1].removeprefix(MARK))
+
+
+def rings_of(llm: Any) -> int:
+    """Bytes of all rings."""
+    layers = runner_of(llm).compilation_config.static_forward_context.values()
+    return sum(layer.impl.ring.nbytes for layer in layers if layer.kv_cache_dtype != "auto")
+
+
 def test_layers_with_a_window_keep_vllms_own_cache(llm: Any) -> None:
     own, kivi = ("auto", True), ("kivi_k4v4", False)
     assert kinds_of(llm) == {0: own, 1: own, 2: kivi, 3: own, 4: kivi}
@@ -66,6 +87,22 @@ def test_layers_with_a_window_keep_vllms_own_cache(llm: Any) -> None:
         (KiviFullAttentionSpec, BLOCK),
     }
     assert len({spec.page_size_bytes for spec in specs}) == 1
+
+
+def test_the_report_counts_sequences_of_all_groups(llm: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Of 1024 tokens; windows take what they span and one step adds, in blocks of 32, and one block more."""
+    report, config = report_of(llm, caplog), scheduler_of(llm).kv_cache_config
+    assert (report["layers"], report["plain_layers"], report["block_size"]) == (2, 3, BLOCK)
+    assert report["staging_bytes"] == rings_of(llm)
+    token = WINDOWED.kv_heads * WINDOWED.head_size
+    assert report["bytes_per_token"] == 2 * WINDOWED.kv_heads * 68.5
+    assert report["page_bytes"] == 2 * WINDOWED.kv_heads * 68.5 * BLOCK
+    kept = 100 - 1 + 150
+    blocks = 1024 // BLOCK + 2 * (-(-kept // 32) + 1)  # one group of KIVI layers, two of windows
+    assert report["tokens"] == int(config.num_blocks / blocks * 1024)
+    sequence = (2 * 1024 + 3 * (-(-kept // 16) + 1) * 16) * 2 * token * 2
+    memory = config.num_blocks * report["page_bytes"] + report["staging_bytes"]
+    assert report["bf16_tokens"] == memory * 1024 // sequence
 
 
 def test_prompt_logits_past_window_and_group_edges(llm: Any, windowed: Oracle, checkpoints: Path) -> None:
@@ -115,7 +152,7 @@ def test_windows_without_the_hybrid_manager(checkpoints: Path, engine: Any, wind
         check_generated(generate(llm, [prompt(n, seed=n) for n in (90, 120, 140, 250, 300)], 10), windowed)
 
 
-def test_named_layers_keep_vllms_own_cache(checkpoints: Path, engine: Any) -> None:
+def test_named_layers_keep_vllms_own_cache(checkpoints: Path, engine: Any, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = write_checkpoint(SKIPPING, checkpoints)
     settings = settings_of("kivi_k4v4", SKIPPING.head_size)
     oracle = Oracle(checkpoint, settings, exact_layers={1})
@@ -125,14 +162,17 @@ def test_named_layers_keep_vllms_own_cache(checkpoints: Path, engine: Any) -> No
     ) as llm:
         own, kivi = ("auto", True), ("kivi_k4v4", False)
         assert kinds_of(llm) == {0: kivi, 1: own, 2: kivi}
-        config, runner = scheduler_of(llm).kv_cache_config, runner_of(llm)
+        config = scheduler_of(llm).kv_cache_config
         assert len(config.kv_cache_groups) == 1
         pages = [tensor.size // config.num_blocks for tensor in config.kv_cache_tensors]
-        heads, size = SKIPPING.kv_heads, SKIPPING.head_size
-        assert sorted(pages) == [68.5 * 128 * heads, 68.5 * 128 * heads, 2 * 4 * 128 * heads * size]
-        rings = [layer.impl.ring for layer in runner.compilation_config.static_forward_context.values()
-                 if layer.kv_cache_dtype != "auto"]  # fmt: skip
-        assert config.num_blocks == (64 * MEGABYTE - sum(ring.nbytes for ring in rings)) // sum(pages)
+        heads, plain = SKIPPING.kv_heads, 2 * SKIPPING.kv_heads * SKIPPING.head_size
+        assert sorted(pages) == [68.5 * 128 * heads, 68.5 * 128 * heads, 4 * 128 * plain]
+        assert config.num_blocks == (64 * MEGABYTE - rings_of(llm)) // sum(pages)
+        report = report_of(llm, caplog)
+        assert (report["layers"], report["plain_layers"], report["page_bytes"]) == (2, 1, sum(pages))
+        assert report["tokens"] == config.num_blocks * 128
+        memory = config.num_blocks * sum(pages) + rings_of(llm)
+        assert report["bf16_tokens"] == memory // (3 * 2 * 128 * plain) * 128
         outputs = generate(llm, [prompt(n, seed=600 + n) for n in (1, 120, 128, 250)], 12)
         tokens = prompt(300, seed=77)
         outputs += [generate(llm, [tokens], 6)[0], generate(llm, [tokens], 6)[0]]
