@@ -113,8 +113,8 @@ def test_reports_are_read_from_a_mixed_log() -> None:
             ("unsupported", "FP8 KV cache on CPU requires x86 with AVX-512 or AMX."),
         ),
         (
-            "vllm_kivi.config.ConfigError: KIVI refuses: gemma2 has sliding-window layers",
-            ("unsupported", "KIVI refuses: gemma2 has sliding-window layers"),
+            "vllm_kivi.config.ConfigError: KIVI refuses: whisper is an encoder-decoder model",
+            ("unsupported", "KIVI refuses: whisper is an encoder-decoder model"),
         ),
         (
             "ValueError: No valid attention backend found for cuda with head_size 96",

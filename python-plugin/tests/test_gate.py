@@ -88,7 +88,10 @@ def test_a_block_size_of_several_groups_is_kept(folder: Path) -> None:
             },
             "KIVI refuses: pipeline and context",
         ),
-        ({"kv_cache_dtype_skip_layers": ["0"]}, "KIVI refuses: --kv-cache-dtype-skip-layers 0 is not tested yet"),
+        (
+            {"kv_cache_dtype_skip_layers": ["0", "1"]},
+            "KIVI refuses: every attention layer of llama has a sliding window or is named by --kv-cache-dtype-skip-",
+        ),
         ({"calculate_kv_scales": True}, "KIVI refuses: --calculate-kv-scales belongs to fp8"),
     ],
 )
@@ -101,11 +104,16 @@ def test_refused_with_the_reason(folder: Path, args: dict, message: str) -> None
     ("model", "message"),
     [
         (DEEPSEEK, r"KIVI refuses: deepseek_v2 uses latent attention \(MLA\)"),
-        (MISTRAL, "KIVI refuses: mistral has sliding-window layers"),
+        (MISTRAL, "KIVI refuses: every attention layer of mistral has a sliding window"),
+        (
+            {**LLAMA, "sliding_window": 64, "layer_types": ["sliding_attention"] * 2},
+            "KIVI refuses: every attention layer of llama has a sliding window",
+        ),
+        ({**LLAMA, "attention_chunk_size": 64}, "KIVI refuses: llama has chunked local attention"),
         (ENCODER_DECODER, "KIVI refuses: llama is an encoder-decoder model"),
         ({**LLAMA, "head_dim": 60}, "KIVI refuses: head_size is 60; a positive multiple of 8 is needed"),
     ],
-    ids=["MLA", "sliding window", "encoder-decoder", "head size"],
+    ids=["MLA", "only windows", "only windows by layer", "chunked", "encoder-decoder", "head size"],
 )
 def test_models_refused_with_the_reason(folder: Path, model: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -113,10 +121,27 @@ def test_models_refused_with_the_reason(folder: Path, model: dict, message: str)
     engine_config(folder, model)  # and served by vLLM itself
 
 
+def test_layers_with_a_window_are_vllms_own(folder: Path) -> None:
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    model = {**LLAMA, "num_hidden_layers": 3, "sliding_window": 64, "layer_types": kinds}
+    config = engine_config(folder, model, kv_cache_dtype="kivi_k4v4", kv_cache_dtype_skip_layers=["7"])
+    assert config.cache_config.kv_cache_dtype_skip_layers == ["7", "sliding_window"]
+    assert config.cache_config.block_size == 128
+    assert engine_config(folder, model, kv_cache_dtype="kivi_k4v4", dtype="float32").cache_config.block_size == 256
+    assert engine_config(folder, model, kv_cache_dtype="kivi_k2v2").cache_config.block_size == 192
+    assert engine_config(folder, model, kv_cache_dtype="kivi_k2v2", block_size=128).cache_config.block_size == 128
+
+
+def test_only_kivi_layers_have_rings(folder: Path) -> None:
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    model = {**LLAMA, "num_hidden_layers": 3, "sliding_window": 64, "layer_types": kinds}
+    whole = engine_config(folder, {**LLAMA, "num_hidden_layers": 3}, kv_cache_dtype="kivi_k4v4")
+    mixed = engine_config(folder, model, kv_cache_dtype="kivi_k4v4", kv_cache_dtype_skip_layers=["1"])
+    assert staging_bytes(whole) == 3 * staging_bytes(mixed)
+
+
 def test_several_reasons_come_at_once(folder: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"sliding-window layers.*; --calculate-kv-scales belongs to fp8. Serve without"
-    ):
+    with pytest.raises(ValueError, match=r"a sliding window.*; --calculate-kv-scales belongs to fp8. Serve without"):
         engine_config(folder, MISTRAL, kv_cache_dtype="kivi_k2v2", calculate_kv_scales=True)
 
 

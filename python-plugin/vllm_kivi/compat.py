@@ -9,7 +9,9 @@ config.cache.CacheDType           ``kivi_*`` must pass the closed list of cache 
 STR_DTYPE_TO_TORCH_DTYPE          a KIVI page is uint8                                    the same
 Platform.check_and_update_config  settings are checked once, when the engine is set up    -
 Platform.get_attn_backend_cls     a layer whose cache dtype is ours gets our backend      open backend choice
+Platform.update_block_size_for_…  it would align block sizes to a page it cannot know       byte-wise planning (0.30)
 Attention.get_kv_cache_spec       such a layer reports our page bytes                     customize_spec (0.28)
+GPUModelRunner.get_kv_cache_spec  pages of the other layers fit ours (V1 and V2)          byte-wise planning (0.30)
 GPUModelRunner (two methods)      who starts and who ended: owners of open groups         CircularBufferSpec (0.30)
   of both model runners, V1 and V2
 DefaultModelState.prepare_attn    whose row is whose (V2; V1 keeps it on the runner)      req_idx in the metadata (0.30)
@@ -46,10 +48,12 @@ def install() -> None:
     add_cache_dtypes()
     _wrap(type(current_platform), "check_and_update_config", _check_config)
     _wrap(type(current_platform), "get_attn_backend_cls", _choose_backend)
+    _wrap(type(current_platform), "update_block_size_for_backend", _keep_block_size)
     from vllm.model_executor.layers.attention.attention import Attention
 
     _wrap(Attention, "get_kv_cache_spec", _kv_cache_spec)
     for runner in _model_runners(current_platform.is_cpu()):
+        _wrap(runner, "get_kv_cache_spec", _fit_pages)
         _wrap(runner, "initialize_kv_cache", _initialize_kv_cache)
         _wrap(runner, "execute_model", _execute_model)
     if current_platform.is_cpu():
@@ -148,6 +152,13 @@ def _choose_backend(original: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     return backend_path(get_current_vllm_config(), selector_config)
 
 
+def _keep_block_size(original: Callable[..., Any], vllm_config: Any) -> None:
+    from vllm_kivi.settings import is_asked_for
+
+    if not is_asked_for(vllm_config):  # otherwise the gate has settled it
+        original(vllm_config)
+
+
 def _kv_cache_spec(original: Callable[..., Any], layer: Any, vllm_config: Any) -> Any:
     from vllm_kivi.config import is_kivi_dtype
 
@@ -168,6 +179,17 @@ def _kv_cache_spec(original: Callable[..., Any], layer: Any, vllm_config: Any) -
     )
 
 
+def _fit_pages(original: Callable[..., Any], runner: Any) -> Any:
+    from vllm_kivi.settings import is_asked_for
+
+    specs = original(runner)
+    if not is_asked_for(runner.vllm_config):
+        return specs
+    from vllm_kivi.cache.pages import fit_pages
+
+    return fit_pages(specs, runner.vllm_config)
+
+
 def _initialize_kv_cache(
     original: Callable[..., Any], runner: Any, kv_cache_config: Any, *args: Any, **kwargs: Any
 ) -> Any:
@@ -175,7 +197,9 @@ def _initialize_kv_cache(
 
     if not is_asked_for(runner.vllm_config):
         return original(runner, kv_cache_config, *args, **kwargs)
+    from vllm_kivi.cache.fresh import FreshBlocks
     from vllm_kivi.cache.staging import SlotPool, building
+    from vllm_kivi.config import is_kivi_dtype
     from vllm_kivi.report import log_report
 
     runner.kivi_slots = SlotPool(runner.scheduler_config.max_num_seqs)
@@ -184,6 +208,11 @@ def _initialize_kv_cache(
         result = original(runner, kv_cache_config, *args, **kwargs)
     finally:
         building.reset(token)
+    groups = kv_cache_config.kv_cache_groups
+    layers = runner.vllm_config.compilation_config.static_forward_context.values()
+    ours = [layer for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
+    # In a group of its own every layer has memory of its own.
+    runner.kivi_fresh = FreshBlocks([g.kv_cache_spec.block_size for g in groups], ours) if len(groups) > 1 else None
     log_report(runner.vllm_config, kv_cache_config)
     return result
 
@@ -203,6 +232,8 @@ def _execute_model(original: Callable[..., Any], runner: Any, scheduler_output: 
     token = stepping.set(slots)
     try:
         with slots.step(ended, started, batch_of_runner):
+            if runner.kivi_fresh is not None:
+                runner.kivi_fresh.empty(scheduler_output)
             return original(runner, scheduler_output, *args, **kwargs)
     finally:
         stepping.reset(token)

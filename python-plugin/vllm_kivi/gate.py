@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_kivi.config import CACHE_DTYPES, DEFAULT_BLOCK_SIZE, SETTINGS_KEY, ConfigError, KiviConfig
 from vllm_kivi.layout import LayoutError
-from vllm_kivi.settings import config_of, is_asked_for, kivi_settings
+from vllm_kivi.settings import config_of, is_asked_for, kivi_layers, kivi_settings
 
 logger = logging.getLogger("vllm.vllm_kivi")
 
@@ -40,10 +40,10 @@ def check_before(vllm_config: Any) -> None:
             + f". Serve without --kv-cache-dtype {config.cache_dtype}, or change that setting"
         )
     cache = vllm_config.cache_config
-    if not cache.user_specified_block_size:
-        cache.block_size = max(DEFAULT_BLOCK_SIZE, config.key_group)
-        cache.user_specified_block_size = True  # ours now: the platform must not choose another
-    _check_layout(config, vllm_config)
+    if "sliding_window" not in cache.kv_cache_dtype_skip_layers:
+        # vLLM's own word for it: such layers keep its own cache and attention.
+        cache.kv_cache_dtype_skip_layers = [*cache.kv_cache_dtype_skip_layers, "sliding_window"]
+    _settle_block_size(config, vllm_config)
     _forget_chosen_backends()
 
 
@@ -108,8 +108,13 @@ def _refusals(vllm_config: Any) -> Any:
             yield f"{model.hf_config.model_type} has state-space layers, which no test covers yet"
         if model.runner_type != "generate":
             yield f"the runner type is {model.runner_type!r}; only text generation is tested"
-        if model.get_sliding_window() is not None:
-            yield f"{model.hf_config.model_type} has sliding-window layers, which no test covers yet"
+        if model.attention_chunk_size is not None:
+            yield f"{model.hf_config.model_type} has chunked local attention, which no test covers yet"
+        if cache.sliding_window is not None or kivi_layers(vllm_config) == 0:
+            yield (
+                f"every attention layer of {model.hf_config.model_type} has a sliding window or is named by "
+                "--kv-cache-dtype-skip-layers and keeps vLLM's own cache, so none is left for KIVI"
+            )
     speculative = vllm_config.speculative_config
     if speculative is not None and current_platform.is_cpu():
         yield "speculative decoding is not tested with KIVI on the CPU build"
@@ -125,8 +130,6 @@ def _refusals(vllm_config: Any) -> Any:
         yield "pipeline and context parallel are not tested yet"
     if cache.prefix_match_unit is not None:
         yield f"--prefix-match-unit {cache.prefix_match_unit} would let a prefix hit end inside a block"
-    if cache.kv_cache_dtype_skip_layers:
-        yield f"--kv-cache-dtype-skip-layers {' '.join(cache.kv_cache_dtype_skip_layers)} is not tested yet"
     if cache.calculate_kv_scales:
         yield "--calculate-kv-scales belongs to fp8"
     if current_platform.is_cpu() and vllm_config.use_v2_model_runner:
@@ -145,6 +148,21 @@ def _cuda_refusals(vllm_config: Any) -> Any:
         yield f"the model's dtype is {model.dtype}; the tensor cores take float16 or bfloat16 (--dtype)"
     if vllm_config.parallel_config.enable_dbo:
         yield "dual batch overlap (--enable-dbo) splits a step in two, which no test covers yet"
+
+
+def _settle_block_size(config: KiviConfig, vllm_config: Any) -> None:
+    """Raises ConfigError where the block size, the user's or the smallest of ours, does not fit the model."""
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    if cache.user_specified_block_size:
+        _check_layout(config, vllm_config)
+        return
+    cache.block_size = max(DEFAULT_BLOCK_SIZE, config.key_group)
+    cache.user_specified_block_size = True  # ours now: the platform must not choose another
+    _check_layout(config, vllm_config)
+    if model is not None and model.get_sliding_window() is not None:
+        from vllm_kivi.cache.pages import block_size_beside_windows, block_step
+
+        cache.block_size = block_size_beside_windows(config, model.get_head_size(), model.dtype.itemsize, block_step())
 
 
 def _check_layout(config: KiviConfig, vllm_config: Any) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 from vllm_kivi.layout import staged_bytes
-from vllm_kivi.settings import config_of
+from vllm_kivi.settings import config_of, kivi_layers
 
 logger = logging.getLogger("vllm.vllm_kivi")
 
 MARK = "KIVI_REPORT "
+
+PLAIN_BLOCK_SIZE = 16
+"""Tokens of a block of vLLM's own cache, when it is alone."""
 
 
 def cache_memory_bytes(vllm_config: Any) -> int:
@@ -25,7 +29,7 @@ def cache_memory_bytes(vllm_config: Any) -> int:
 
 
 def staging_bytes_per_sequence(vllm_config: Any) -> int:
-    """Bytes of one slot in the rings of every attention layer of this worker."""
+    """Bytes of one slot in the rings of every KIVI layer of this worker."""
     from vllm.platforms import current_platform
 
     from vllm_kivi.cache.staging import ring_dtype
@@ -35,7 +39,7 @@ def staging_bytes_per_sequence(vllm_config: Any) -> int:
     return config_of(vllm_config).staging_bytes_per_sequence(
         model.get_num_kv_heads(parallel),
         head_size * ring_dtype(model.dtype).itemsize if current_platform.is_cpu() else staged_bytes(head_size),
-        model.get_num_layers(parallel),
+        kivi_layers(vllm_config),
         vllm_config.num_speculative_tokens,
     )
 
@@ -46,19 +50,23 @@ def staging_bytes(vllm_config: Any) -> int:
 
 
 def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
-    """Log the line ``KIVI_REPORT {json}``; ``tokens`` is vLLM's own block count times the block size."""
+    """Log the line ``KIVI_REPORT {json}``.
+
+    ``layers`` and the bytes per token are of the KIVI layers, ``plain_layers`` keep vLLM's own cache; ``page_bytes`` is
+    one block in all layers. ``tokens`` is vLLM's own block count times the block size; beside layers with a sliding
+    window, whose blocks come from the same pool, what vLLM holds in sequences of the greatest length.
+    """
     from vllm.distributed import get_tensor_model_parallel_rank
+    from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity
 
     from vllm_kivi.cache.spec import KiviFullAttentionSpec
 
-    ours = [g for g in kv_cache_config.kv_cache_groups if isinstance(g.kv_cache_spec, KiviFullAttentionSpec)]
-    if not ours:
-        raise RuntimeError("KIVI was asked for but no layer of this model keeps a KIVI cache")
-    config, spec = config_of(vllm_config), ours[0].kv_cache_spec
-    layers = sum(len(group.layer_names) for group in ours)
-    page_bytes = layers * spec.page_size_bytes
+    specs = _layer_specs(kv_cache_config)
+    ours = [spec for spec in specs if isinstance(spec, KiviFullAttentionSpec)]
+    config, spec = config_of(vllm_config), ours[0]
     blocks, staging = kv_cache_config.num_blocks, staging_bytes(vllm_config)
-    bf16 = layers * 2 * spec.num_kv_heads * spec.head_size * 2
+    pool = sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors)
+    several = len(kv_cache_config.kv_cache_groups) > 1
     line = {
         "version": 1,
         **config.describe(),
@@ -66,13 +74,39 @@ def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
         "rank": get_tensor_model_parallel_rank(),
         "block_size": spec.block_size,
         "num_blocks": blocks,
-        "page_bytes": page_bytes,
-        "layers": layers,
-        "bytes_per_token": page_bytes / spec.block_size,
-        "bf16_bytes_per_token": bf16,
-        "tokens": blocks * spec.block_size,
-        "bf16_tokens": (blocks * page_bytes + staging) // (bf16 * spec.block_size) * spec.block_size,
+        "page_bytes": pool // blocks,
+        "layers": len(ours),
+        "plain_layers": len(specs) - len(ours),
+        "bytes_per_token": sum(s.page_size_bytes for s in ours) / spec.block_size,
+        "bf16_bytes_per_token": sum(2 * s.num_kv_heads * s.head_size * 2 for s in ours),
+        "tokens": get_kv_cache_capacity(vllm_config, kv_cache_config)[0] if several else blocks * spec.block_size,
+        "bf16_tokens": _bf16_tokens(specs, pool + staging, spec.block_size, vllm_config),
         "staging_slots": vllm_config.scheduler_config.max_num_seqs,
         "staging_bytes": staging,
     }
     logger.info("%s%s", MARK, json.dumps(line))
+
+
+def _layer_specs(kv_cache_config: Any) -> list[Any]:
+    """The spec of every layer: a group of layers whose pages differ in size has one for each."""
+    groups = [(group.kv_cache_spec, group.layer_names) for group in kv_cache_config.kv_cache_groups]
+    return [getattr(spec, "kv_cache_specs", {}).get(name, spec) for spec, names in groups for name in names]
+
+
+def _bf16_tokens(specs: list[Any], memory: int, block_size: int, vllm_config: Any) -> int:
+    """Tokens that the same layers would hold in bf16 in ``memory`` bytes, counted as ``tokens`` is."""
+    import torch
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
+
+    plain = [
+        replace(spec, dtype=torch.bfloat16, block_size=PLAIN_BLOCK_SIZE, page_size_padded=None)
+        if isinstance(spec, SlidingWindowSpec)
+        else FullAttentionSpec(
+            block_size=block_size, num_kv_heads=spec.num_kv_heads, head_size=spec.head_size, dtype=torch.bfloat16
+        )
+        for spec in specs
+    ]
+    if any(isinstance(spec, SlidingWindowSpec) for spec in plain):
+        sequence = sum(spec.max_memory_usage_bytes(vllm_config) for spec in plain)
+        return int(memory * vllm_config.model_config.max_model_len // sequence)
+    return int(memory // sum(spec.page_size_bytes for spec in plain) * block_size)

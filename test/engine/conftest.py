@@ -65,3 +65,16 @@ def runner_of(llm: Any) -> Any:
 def scheduler_of(llm: Any) -> Any:
     """The scheduler of an in-process engine."""
     return llm.llm_engine.engine_core.engine_core.scheduler
+
+
+def generate(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
+    """Answers of ``tokens`` tokens with the logits of each, greedily."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=-1)
+    return llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)
+
+
+def counter(llm: Any, name: str) -> int:
+    """A counter of vLLM's metrics."""
+    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)

@@ -1,4 +1,4 @@
-"""Tiny Llama checkpoints with random weights whose keys have outlier channels, as real models' keys do."""
+"""Tiny checkpoints with random weights whose keys have outlier channels, as real models' keys do."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 VOCABULARY = 320
 
 
 @dataclass(frozen=True)
 class TinyModel:
-    """Shape of a checkpoint; ``ratio`` query heads share a KV head."""
+    """Shape of a Llama checkpoint; ``ratio`` query heads share a KV head."""
 
     head_size: int
     kv_heads: int
@@ -22,7 +22,56 @@ class TinyModel:
 
     @property
     def name(self) -> str:
-        return f"llama-d{self.head_size}-h{self.kv_heads}-r{self.ratio}"
+        return f"llama-d{self.head_size}-h{self.kv_heads}-r{self.ratio}-l{self.layers}"
+
+    @property
+    def hidden(self) -> int:
+        return 24 * self.kv_heads * self.ratio  # transformers wants a multiple of the heads
+
+    def network(self) -> PreTrainedModel:
+        return LlamaForCausalLM(
+            LlamaConfig(**self.sizes(), rms_norm_eps=1e-5, tie_word_embeddings=False)  # type: ignore[arg-type]
+        )
+
+    def sizes(self) -> dict[str, int | None]:
+        return {
+            "hidden_size": self.hidden,
+            "intermediate_size": 2 * self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.kv_heads * self.ratio,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_size,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 4096,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
+
+
+@dataclass(frozen=True)
+class WindowedModel(TinyModel):
+    """Shape of a Gemma 3 checkpoint; ``pattern`` has an "s" for a layer with a sliding window and an "f" for one
+    without."""
+
+    pattern: str = "ssfsf"
+    window: int = 100
+
+    @property
+    def name(self) -> str:
+        return f"gemma3-d{self.head_size}-h{self.kv_heads}-r{self.ratio}-{self.pattern}-w{self.window}"
+
+    def network(self) -> PreTrainedModel:
+        kinds = {"s": "sliding_attention", "f": "full_attention"}
+        sizes = {**self.sizes(), "num_hidden_layers": len(self.pattern), "pad_token_id": None}
+        return Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **sizes,  # type: ignore[arg-type]
+                layer_types=[kinds[kind] for kind in self.pattern],
+                sliding_window=self.window,
+                query_pre_attn_scalar=self.head_size,
+                tie_word_embeddings=False,
+            )
+        )
 
 
 def write_checkpoint(model: TinyModel, folder: Path, seed: int = 0) -> Path:
@@ -31,22 +80,7 @@ def write_checkpoint(model: TinyModel, folder: Path, seed: int = 0) -> Path:
     if (target / "config.json").exists():
         return target
     torch.manual_seed(seed)
-    hidden = 24 * model.kv_heads * model.ratio  # transformers wants a multiple of the heads
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.kv_heads * model.ratio,
-        num_key_value_heads=model.kv_heads,
-        head_dim=model.head_size,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    net = LlamaForCausalLM(config).float()
+    net, hidden = model.network().float(), model.hidden
     with torch.no_grad():
         for layer in net.model.layers:
             attention = layer.self_attn
@@ -55,9 +89,10 @@ def write_checkpoint(model: TinyModel, folder: Path, seed: int = 0) -> Path:
             attention.k_proj.weight.normal_(0, 1.2 / hidden**0.5)
             attention.v_proj.weight.normal_(0, 2.0 / hidden**0.5)
             attention.o_proj.weight.normal_(0, 1.0 / attention.o_proj.in_features**0.5)
-            attention.k_proj.weight.view(model.kv_heads, model.head_size, hidden)[
-                :, model.head_size // 2 - 2 : model.head_size // 2
-            ].mul_(6)
+            large = slice(model.head_size // 2 - 2, model.head_size // 2)
+            attention.k_proj.weight.view(model.kv_heads, model.head_size, hidden)[:, large].mul_(6)
+            if hasattr(attention, "k_norm"):
+                attention.k_norm.weight[large] += 3  # it scales by one more
         net.lm_head.weight.normal_(0, 1.0 / hidden**0.5)
     net.save_pretrained(target)
     return target

@@ -11,10 +11,11 @@ Source: Liu et al., "KIVI", ICML 2024; the rounding of scale and zero is the one
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
@@ -56,19 +57,26 @@ def through_eight_bits(x: torch.Tensor) -> torch.Tensor:
 
 
 class Oracle:
-    """Logits of a Llama checkpoint under a KIVI cache.
+    """Logits of a checkpoint under a KIVI cache; layers with a sliding window have an exact one.
 
     Args:
         settings: key_bits, value_bits, key_group, value_group, key_window, value_residual, value_window, rotation,
             clipping; restored: leading tokens that a prefix hit left only quantized; eight_bits: whether what is not
             quantized passes through eight bits, as on a GPU. None for an exact cache.
         dtype: the model's; attention itself is computed in float32.
+        exact_layers: that have an exact cache too.
     """
 
-    def __init__(self, checkpoint: Path, settings: dict | None, dtype: torch.dtype = torch.float32) -> None:
-        self.settings, self.dtype = settings, dtype
+    def __init__(
+        self,
+        checkpoint: Path,
+        settings: dict | None,
+        dtype: torch.dtype = torch.float32,
+        exact_layers: Container[int] = (),
+    ) -> None:
+        self.settings, self.dtype, self.exact_layers = settings, dtype, exact_layers
         ALL_ATTENTION_FUNCTIONS["kivi_oracle"] = self._attention
-        self.model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager").eval()
+        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager").eval()
 
     def logits(self, tokens: list[int]) -> torch.Tensor:
         """Float32 [len(tokens), vocabulary]: row i follows token i."""
@@ -83,7 +91,8 @@ class Oracle:
         i, j = torch.arange(tokens)[:, None], torch.arange(tokens)[None]
         exact_k, exact_v = k, v
         rough_k = rough_v = torch.zeros(tokens, tokens, dtype=torch.bool)
-        if self.settings:
+        window = getattr(module, "sliding_window", None)
+        if self.settings and window is None and module.layer_idx not in self.exact_layers:
             s = self.settings
             exact_k, exact_v, k, v = self._stored(k, v)
             rough_k = (j // s["key_group"] + 1) * s["key_group"] + s["key_window"] <= i
@@ -93,7 +102,8 @@ class Oracle:
             rough_v |= restored
         k, v, exact_k, exact_v = (x.repeat_interleave(ratio, 0) for x in (k, v, exact_k, exact_v))
         scores = torch.where(rough_k, q @ k.transpose(1, 2), q @ exact_k.transpose(1, 2)) * scaling
-        p = scores.masked_fill(j > i, -math.inf).softmax(-1)
+        unseen = (j > i) | (i - j >= (window or tokens))
+        p = scores.masked_fill(unseen, -math.inf).softmax(-1)
         out = (p * rough_v) @ v + (p * ~rough_v) @ exact_v
         return out.transpose(0, 1)[None].to(self.dtype), None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MEGABYTE, runner_of, scheduler_of
+from conftest import MEGABYTE, counter, generate, runner_of, scheduler_of
 from models import TinyModel, write_checkpoint
 from oracle import Oracle
 from support import (
@@ -40,17 +40,6 @@ def llm(checkpoints: Path, engine: Any) -> Iterator[Any]:
     """An engine of most tests; they come first, because it generates no more once another has run in this process."""
     with engine(write_checkpoint(MODEL, checkpoints), kv_cache_dtype="kivi_k4v4") as llm:
         yield llm
-
-
-def generate(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
-    asked = [{"prompt_token_ids": p} for p in prompts]
-    return llm.generate(
-        asked, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=-1), use_tqdm=False
-    )
-
-
-def counter(llm: Any, name: str) -> int:
-    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)
 
 
 def test_decode_crosses_group_edges(llm: Any, oracle: Oracle) -> None:

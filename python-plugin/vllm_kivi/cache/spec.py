@@ -27,7 +27,9 @@ class KiviFullAttentionSpec(FullAttentionSpec):
 
     @classmethod
     def merge(cls, specs: list[Self]) -> Self:
-        # The base class rebuilds the spec from the fields it knows and would drop ours.
+        # The base class rebuilds the spec from the fields it knows and would drop ours. vLLM merges to find out whether
+        # layers are alike, and takes an AssertionError for no.
+        merged = super().merge(specs)
         if any(spec.record_bytes != specs[0].record_bytes for spec in specs):
-            raise ValueError("layers of one KV cache group must share one KIVI record size")
-        return replace(super().merge(specs), record_bytes=specs[0].record_bytes)
+            raise AssertionError("layers of one KV cache group must share one KIVI record size")
+        return replace(merged, record_bytes=specs[0].record_bytes)
