@@ -45,7 +45,8 @@ function addCommand(
 ): void {
   const command = program.command(spec.name).summary(spec.summary).description(spec.description);
   for (const argument of spec.arguments ?? []) {
-    const brackets = argument.required ? `<${argument.name}>` : `[${argument.name}]`;
+    const name = argument.variadic ? `${argument.name}...` : argument.name;
+    const brackets = argument.required ? `<${name}>` : `[${name}]`;
     command.addArgument(new Argument(brackets, argument.description));
   }
   for (const option of spec.options ?? []) {
@@ -59,7 +60,7 @@ function addCommand(
   command.action(() => {
     const input: Record<string, unknown> = { ...command.opts() };
     (spec.arguments ?? []).forEach((argument, index) => {
-      const value = command.args[index];
+      const value = argument.variadic ? command.args.slice(index) : command.args[index];
       if (value !== undefined) input[camelCase(argument.name)] = value;
     });
     onMatch(input);

@@ -1,7 +1,12 @@
-/** The matrix as text: a pure function of the saved result. */
-import type { BenchResult, Cell } from "../core/bench/result.js";
-import { bytes, figure, percent, ratio, whole } from "./format.js";
+/** The matrix as text: a pure function of the saved results. */
+import type { BenchResult } from "../core/bench/result.js";
+import type { Report } from "../core/report/index.js";
+import { oneLine } from "../shared/one-line.js";
+import { about, differences, UNLIKE } from "./about.js";
+import { stagedForFewer } from "./findings.js";
 import { type Grid, layOut, type Row } from "./grid.js";
+import { type Metric, metricSections, standing } from "./metrics.js";
+import { type CellRow, cellRows, notMeasured, trouble } from "./rows.js";
 
 /** Marks up a line; the plain form is the identity. */
 export interface Paint {
@@ -12,193 +17,95 @@ export interface Paint {
 
 export const PLAIN: Paint = { title: (text) => text, bad: (text) => text, quiet: (text) => text };
 
-interface Column {
-  readonly title: string;
-  /** The figure with its ratio to the baseline's cell; undefined where the cell has none. */
-  read(cell: Cell, base: Cell): readonly string[] | undefined;
-  /** Texts that `read` gives. */
-  readonly width: number;
+function texts(metric: Metric, { cell, base }: CellRow): string[] {
+  const text = metric.read(cell)?.text ?? "-";
+  return metric.relative === undefined ? [text] : [text, standing(metric, cell, base)];
 }
 
-function withRatio(value: number | null | undefined, base: number | null | undefined): string[] | undefined {
-  if (value === undefined || value === null) return undefined;
-  return [figure(value), base === undefined || base === null ? "" : ratio(value, base)];
-}
-
-function capacityColumns(context: number): Column[] {
-  return [
-    {
-      title: "bytes/token",
-      width: 2,
-      read: (c, b) => withRatio(c.capacity?.bytesPerToken, b.capacity?.bytesPerToken),
-    },
-    { title: "tokens held", width: 2, read: (c, b) => withRatio(c.capacity?.tokens, b.capacity?.tokens) },
-    {
-      title: `seqs of ${whole(context)}`,
-      width: 1,
-      read: (c) => (c.capacity ? [figure(c.capacity.concurrency)] : undefined),
-    },
-    {
-      title: "staging",
-      width: 1,
-      read: (c) =>
-        c.capacity ? [c.capacity.stagingBytes ? bytes(c.capacity.stagingBytes) : "-"] : undefined,
-    },
-  ];
-}
-
-type Load = NonNullable<Cell["throughput"]>[number];
-
-/** Rates whose samples differ by more than this are of a machine that did something else besides. */
-const NOISY = 0.15;
-
-/** Difference between the slowest and the fastest sample, relative to the middle of the two. */
-function spread(seconds: readonly number[]): number {
-  const most = Math.max(...seconds);
-  const least = Math.min(...seconds);
-  return least <= 0 ? Number.POSITIVE_INFINITY : (most - least) / ((most + least) / 2);
-}
-
-function throughputColumns(shape: string): Column[] {
-  const column = (
-    title: string,
-    rate: (load: Load) => number | null,
-    seconds: (sample: Load["samples"][number]) => number,
-  ): Column => {
-    const of = (cell: Cell) => cell.throughput?.find((entry) => entry.shape === shape);
-    return {
-      title: `${title} ${shape}`,
-      width: 2,
-      read: (cell, base) => {
-        const [load, other] = [of(cell), of(base)];
-        if (load === undefined || other === undefined) return undefined;
-        const noisy = spread(load.samples.map(seconds)) > NOISY ? "~" : "";
-        const [value, times = ""] = withRatio(rate(load), rate(other)) ?? ["none", ""];
-        return [`${noisy}${value}${load.fits ? "" : "*"}`, times];
-      },
-    };
+function grid(rows: readonly CellRow[], metrics: readonly Metric[], name: (row: CellRow) => string): Grid {
+  return {
+    head: [
+      "cache",
+      ...metrics.flatMap(({ title, relative }) => (relative === undefined ? [title] : [title, ""])),
+    ],
+    rows: rows.map((row): Row => {
+      if (row.cell.status !== "ok") return { name: name(row), note: oneLine(trouble(row.cell)) };
+      return { cells: [name(row), ...metrics.flatMap((metric) => texts(metric, row))] };
+    }),
   };
-  return [
-    column(
-      "prefill",
-      (load) => load.prefillTokensPerSecond,
-      (sample) => sample.prefillSeconds,
-    ),
-    column(
-      "decode",
-      (load) => load.decodeTokensPerSecond,
-      (sample) => sample.totalSeconds - sample.prefillSeconds,
-    ),
-  ];
 }
 
-const perplexityColumn: Column = {
-  title: "perplexity",
-  width: 2,
-  read: (cell, base) => {
-    if (cell.perplexity === undefined) return undefined;
-    const own = cell.perplexity.perplexity;
-    const other = base.perplexity?.perplexity;
-    return [own.toFixed(3), other === undefined || cell === base ? "" : percent(own, other)];
-  },
-};
-
-function grid(cells: readonly Cell[], base: Cell, columns: readonly Column[]): Grid {
-  const head = [
-    "cache",
-    ...columns.flatMap((column) => [column.title, ...Array<string>(column.width - 1).fill("")]),
+/** What the marks in the figures mean, and what else must be known of a cell. */
+function footnotes(sections: readonly Metric[][], rows: readonly CellRow[], several: boolean): string[] {
+  const ran = rows.filter(({ cell }) => cell.status === "ok");
+  const shown = ran.flatMap(({ cell }) => sections.flat().map((metric) => metric.read(cell)?.text ?? ""));
+  const rates = ran.some(({ cell }) => cell.throughput !== undefined);
+  const notes = [
+    ...(rates ? ["", "Prefill and decode in tokens/s of the whole engine, medians."] : []),
+    ...(shown.some((text) => text.startsWith("~"))
+      ? ["~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats."]
+      : []),
+    ...(shown.some((text) => text.endsWith("*"))
+      ? ["* more tokens than this cache holds: sequences waited or were computed again."]
+      : []),
   ];
-  const rows = cells.map((cell): Row => {
-    if (cell.status !== "ok")
-      return { name: cell.cache, note: `${cell.status}: ${cell.reason ?? "no reason given"}` };
-    const texts = columns.flatMap(
-      (column) => column.read(cell, base) ?? Array<string>(column.width).fill("-"),
+  for (const { set, cell, base } of ran) {
+    if (!stagedForFewer(cell, base)) continue;
+    const where = several ? `${cell.cache} of ${set.name}` : cell.cache;
+    notes.push(
+      `${where} staged for ${cell.capacity?.stagingSlots} sequences only: staging is limited to a share of the memory.`,
     );
-    return { cells: [cell.cache, ...texts] };
-  });
-  return { head, rows };
-}
-
-function about(result: BenchResult, base: Cell | undefined): string[] {
-  const { machine, engine, perplexity } = base ?? {};
-  if (machine === undefined || engine === undefined) return [result.model];
-  const plugin = result.cells.find((cell) => cell.machine?.plugin)?.machine?.plugin;
-  const device = machine.platform === "cpu" ? `${machine.device}, ${machine.cpus} CPUs` : machine.device;
-  const memory = result.config.kvMemoryBytes;
-  const settings = [
-    typeof memory === "number" ? `${bytes(memory)} of cache memory a cell` : "",
-    `staging for ${engine.maxNumSeqs} sequences counted`,
-    engine.enforceEager ? "eager" : "compiled",
-  ];
-  return [
-    `${result.model} (${engine.dtype}) on ${device}`,
-    `vLLM ${machine.vllm}, torch ${machine.torch}, vllm-kivi ${plugin ?? "not installed"}, kivi ${result.tool.version}`,
-    settings.filter((part) => part !== "").join(", "),
-    ...(perplexity === undefined
-      ? []
-      : [`perplexity of ${perplexity.windows} windows of ${perplexity.window} tokens of a text`]),
-  ];
-}
-
-function firstWord(line: string): string {
-  return line.split(" ", 1)[0] ?? "";
+  }
+  return notes;
 }
 
 /**
- * The table with ratios to the baseline, and what a reader must know to believe it. What does not fit into
+ * The table with ratios to each set's baseline, and what a reader must know to believe it. What does not fit into
  * `columns` characters becomes one table for each suite.
  */
-export function renderTable(result: BenchResult, paint: Paint = PLAIN, columns = 120): string {
-  const base = result.cells.find((cell) => cell.cache === "bf16" && cell.status === "ok");
-  const lines = about(result, base).map((line, index) =>
-    index === 0 ? paint.title(line) : paint.quiet(line),
-  );
-  if (base === undefined) {
-    return [
-      ...lines,
-      ...result.cells.map((cell) => paint.bad(`${cell.cache}  ${cell.status}: ${cell.reason}`)),
-    ].join("\n");
+export function renderReport(report: Report, paint: Paint = PLAIN, columns = 120): string {
+  const { sets, unlike, changed } = report;
+  const several = sets.length > 1;
+  const rows = cellRows(sets);
+  const lines: string[] = [];
+  for (const set of sets) {
+    const [title = "", ...small] = about(set).map(oneLine);
+    lines.push(paint.title(several ? `${oneLine(set.name)}: ${title}` : title));
+    lines.push(...small.map(paint.quiet));
   }
-  const sections: Column[][] = [];
-  if (result.suites.includes("capacity")) sections.push(capacityColumns(base.capacity?.context ?? 0));
-  const shapes = (base.throughput ?? []).map((entry) => entry.shape);
-  for (const shape of shapes) sections.push(throughputColumns(shape));
-  if (result.suites.includes("perplexity")) sections.push([perplexityColumn]);
+  if (unlike.length > 0) {
+    lines.push("", paint.bad(UNLIKE));
+    lines.push(...differences(unlike, sets).map((line) => paint.bad(`  ${oneLine(line)}`)));
+  }
+  if (changed.length > 0) {
+    lines.push("", paint.quiet("The results differ in"));
+    lines.push(...differences(changed, sets).map((line) => paint.quiet(`  ${oneLine(line)}`)));
+  }
 
-  const bad = new Set(
-    result.cells.filter((cell) => cell.status !== "ok").map((cell) => cell.cache as string),
+  const sections = metricSections(sets.map((set) => set.result));
+  const name = ({ set, cell }: CellRow) => (several ? `${cell.cache}  ${oneLine(set.name)}` : cell.cache);
+  const isBad = (index: number): boolean => rows[index]?.cell.status !== "ok";
+  const whole = layOut(grid(rows, sections.flat(), name));
+  const widest = Math.max(
+    ...whole.filter((_, line) => line === 0 || !isBad(line - 1)).map((line) => line.length),
   );
-  const whole = layOut(grid(result.cells, base, sections.flat()));
-  const fits =
-    Math.max(...whole.filter((line) => !bad.has(firstWord(line))).map((line) => line.length)) <= columns;
-  const tables = fits ? [whole] : sections.map((section) => layOut(grid(result.cells, base, section)));
-  for (const [head = "", ...rows] of tables) {
+  const tables = widest <= columns ? [whole] : sections.map((section) => layOut(grid(rows, section, name)));
+  for (const [head = "", ...body] of tables) {
     lines.push("", paint.quiet(head));
-    for (const row of rows) lines.push(bad.has(firstWord(row)) ? paint.bad(row) : row);
+    lines.push(...body.map((line, index) => (isBad(index) ? paint.bad(line) : line)));
   }
-  if (shapes.length > 0)
-    lines.push("", paint.quiet("Prefill and decode in tokens/s of the whole engine, medians."));
-  if (tables.flat().some((line) => /~(\d|none)/.test(line))) {
-    lines.push(
-      paint.quiet(
-        "~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats.",
-      ),
-    );
+  lines.push(...footnotes(sections, rows, several).map((line) => (line === "" ? line : paint.quiet(line))));
+  for (const { name: setName, result } of sets) {
+    const where = several ? ` in ${oneLine(setName)}` : "";
+    const missing = notMeasured(result);
+    if (missing.length > 0) lines.push(paint.bad(`Not measured${where}: ${missing.join(", ")}`));
+    if (!result.complete)
+      lines.push(paint.bad(`Incomplete${where}: the run is not finished or was interrupted.`));
   }
-  if (result.cells.some((cell) => cell.throughput?.some((entry) => !entry.fits))) {
-    lines.push(paint.quiet("* more tokens than this cache holds: sequences waited or were computed again."));
-  }
-  for (const { cache, capacity, engine } of result.cells) {
-    if (capacity === undefined || engine === undefined || capacity.stagingSlots === 0) continue;
-    if (capacity.stagingSlots < (base.engine?.maxNumSeqs ?? 0)) {
-      lines.push(
-        paint.quiet(
-          `${cache} staged for ${capacity.stagingSlots} sequences only: staging is limited to a share of the memory.`,
-        ),
-      );
-    }
-  }
-  const missing = result.planned.filter((name) => !result.cells.some((cell) => cell.cache === name));
-  if (missing.length > 0) lines.push(paint.bad(`Not measured: ${missing.join(", ")}`));
   return lines.join("\n");
+}
+
+/** The table of one result, as `kivi bench` prints it. */
+export function renderTable(result: BenchResult, paint: Paint = PLAIN, columns = 120): string {
+  return renderReport({ sets: [{ name: "", path: "", result }], unlike: [], changed: [] }, paint, columns);
 }

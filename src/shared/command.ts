@@ -7,6 +7,8 @@ export interface ArgumentSpec {
   readonly name: string;
   readonly description: string;
   readonly required?: boolean;
+  /** Takes all words that are left; the schema sees an array. Only the last argument may. */
+  readonly variadic?: boolean;
 }
 
 export interface OptionSpec {

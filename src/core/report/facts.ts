@@ -1,0 +1,76 @@
+/** What a result says of its model, engine and machine: shown beside its figures, and compared between results. */
+import { BASELINE } from "../bench/caches.js";
+import type { BenchResult, Cell } from "../bench/result.js";
+
+export type FactValue = string | number | boolean;
+
+export interface Fact {
+  readonly name: string;
+  /** Figures of results that differ in a decisive fact cannot be compared; a version or a setting may be what is compared. */
+  readonly kind: "decisive" | "noted" | "time";
+  readonly unit?: "bytes";
+  /** Undefined where the result does not know. */
+  read(result: BenchResult): FactValue | undefined;
+}
+
+/** The baseline's cell, or the first that ran: all cells share their engine settings and their machine. */
+export function referenceCell(result: BenchResult): Cell | undefined {
+  const ran = result.cells.filter((cell) => cell.status === "ok");
+  return ran.find((cell) => cell.cache === BASELINE) ?? ran[0];
+}
+
+function ofCell(read: (cell: Cell) => FactValue | undefined): Fact["read"] {
+  return (result) => {
+    const cell = referenceCell(result);
+    return cell === undefined ? undefined : read(cell);
+  };
+}
+
+/** A setting that was left out is a value too: it is not the same as one that was given. */
+function setting(name: string): Fact["read"] {
+  return ({ config }) => {
+    const value = config[name];
+    if (value === undefined || value === null) return "not given";
+    return typeof value === "object" ? JSON.stringify(value) : (value as FactValue);
+  };
+}
+
+export const FACTS: readonly Fact[] = [
+  { name: "model", kind: "decisive", read: (result) => result.model },
+  { name: "platform", kind: "decisive", read: ofCell((cell) => cell.machine?.platform) },
+  { name: "device", kind: "decisive", read: ofCell((cell) => cell.machine?.device) },
+  { name: "devices", kind: "decisive", read: ofCell((cell) => cell.machine?.deviceCount) },
+  { name: "CPUs", kind: "decisive", read: ofCell((cell) => cell.machine?.cpus) },
+  { name: "dtype", kind: "decisive", read: ofCell((cell) => cell.engine?.dtype) },
+  { name: "max model length", kind: "decisive", read: ofCell((cell) => cell.engine?.maxModelLen) },
+  { name: "max sequences", kind: "decisive", read: ofCell((cell) => cell.engine?.maxNumSeqs) },
+  { name: "max batched tokens", kind: "decisive", read: ofCell((cell) => cell.engine?.maxNumBatchedTokens) },
+  { name: "eager", kind: "decisive", read: ofCell((cell) => cell.engine?.enforceEager) },
+  { name: "prefix caching", kind: "decisive", read: ofCell((cell) => cell.engine?.prefixCaching) },
+  { name: "tensor parallel", kind: "decisive", read: ofCell((cell) => cell.engine?.tensorParallelSize) },
+  { name: "cache memory", kind: "decisive", unit: "bytes", read: setting("kvMemoryBytes") },
+  { name: "GPU memory utilization", kind: "decisive", read: setting("gpuMemoryUtilization") },
+  { name: "load format", kind: "decisive", read: setting("loadFormat") },
+  { name: "tokens of a sequence", kind: "decisive", read: ofCell((cell) => cell.capacity?.context) },
+  { name: "perplexity window", kind: "decisive", read: ofCell((cell) => cell.perplexity?.window) },
+  { name: "perplexity windows", kind: "decisive", read: ofCell((cell) => cell.perplexity?.windows) },
+  {
+    name: "perplexity text",
+    kind: "decisive",
+    read: ofCell((cell) => cell.perplexity && `sha256 ${cell.perplexity.textSha256.slice(0, 12)}`),
+  },
+  { name: "vLLM", kind: "noted", read: ofCell((cell) => cell.machine?.vllm) },
+  { name: "torch", kind: "noted", read: ofCell((cell) => cell.machine?.torch) },
+  { name: "Python", kind: "noted", read: ofCell((cell) => cell.machine?.python) },
+  {
+    name: "vllm-kivi",
+    kind: "noted",
+    read: (result) => result.cells.find((cell) => cell.machine?.plugin)?.machine?.plugin ?? "not installed",
+  },
+  { name: "kivi", kind: "noted", read: (result) => result.tool.version },
+  { name: "KIVI settings", kind: "noted", read: setting("kivi") },
+  { name: "operating system", kind: "noted", read: ofCell((cell) => cell.machine?.os) },
+  { name: "seed", kind: "noted", read: setting("seed") },
+  { name: "started", kind: "time", read: (result) => result.createdAt },
+  { name: "updated", kind: "time", read: (result) => result.updatedAt },
+];

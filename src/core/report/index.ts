@@ -1,0 +1,4 @@
+/** Saved results, read and compared for `kivi report`. */
+export { FACTS, type Fact, referenceCell } from "./facts.js";
+export { loadReport } from "./load.js";
+export type { Report, ResultSet } from "./result-set.js";

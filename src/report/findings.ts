@@ -1,0 +1,93 @@
+/** What a reader of a result must not miss, each with the set and the cell it is about. */
+import type { BenchResult, Cell } from "../core/bench/result.js";
+import type { Report, ResultSet } from "../core/report/index.js";
+import { differences, UNLIKE } from "./about.js";
+import { isNoisy, RATES } from "./metrics.js";
+import { baseline, notMeasured } from "./rows.js";
+
+export interface Finding {
+  readonly level: "error" | "warning";
+  readonly title: string;
+  readonly message: string;
+  readonly set?: ResultSet;
+}
+
+/** True when it staged for fewer sequences than the engine may run. */
+export function stagedForFewer(cell: Cell, base: Cell | undefined): boolean {
+  const slots = cell.capacity?.stagingSlots ?? 0;
+  return slots > 0 && slots < (base?.engine?.maxNumSeqs ?? 0);
+}
+
+type Told = Pick<Finding, "level" | "title" | "message">;
+
+function cellFindings(cell: Cell, base: Cell | undefined): Told[] {
+  if (cell.status !== "ok") {
+    const level = cell.status === "unsupported" && cell.optional ? "warning" : "error";
+    return [{ level, title: `${cell.cache} ${cell.status}`, message: cell.reason ?? "no reason given" }];
+  }
+  const found: Told[] = [];
+  for (const load of cell.throughput ?? []) {
+    const noisy = RATES.filter((rate) => isNoisy(load, rate)).map((rate) => rate.name);
+    if (noisy.length > 0) {
+      found.push({
+        level: "warning",
+        title: `${cell.cache} noisy`,
+        message: `Samples of ${noisy.join(" and ")} at ${load.shape} differ by more than 15 %: measure again or with more --repeats.`,
+      });
+    }
+    if (!load.fits) {
+      found.push({
+        level: "warning",
+        title: `${cell.cache} overloaded`,
+        message: `${load.shape} is more tokens than the cache holds: sequences waited or were computed again.`,
+      });
+    }
+  }
+  if (stagedForFewer(cell, base)) {
+    found.push({
+      level: "warning",
+      title: `${cell.cache} staging`,
+      message: `Staged for ${cell.capacity?.stagingSlots} sequences only: staging is limited to a share of the memory.`,
+    });
+  }
+  return found;
+}
+
+function resultFindings(result: BenchResult): Told[] {
+  const base = baseline(result);
+  const missing = notMeasured(result);
+  return [
+    ...(result.complete
+      ? []
+      : [
+          {
+            level: "error" as const,
+            title: "incomplete",
+            message: "The run is not finished or was interrupted; go on with kivi bench --resume.",
+          },
+        ]),
+    ...result.cells.flatMap((cell) => cellFindings(cell, base)),
+    ...missing.map((cache) => ({
+      level: "error" as const,
+      title: `${cache} not measured`,
+      message: "It was planned and has no cell.",
+    })),
+  ];
+}
+
+export function findings({ sets, unlike }: Report): Finding[] {
+  const insisted: Finding[] =
+    unlike.length === 0
+      ? []
+      : [
+          {
+            level: "error",
+            title: "unlike results",
+            message: `${UNLIKE} They differ in ${differences(unlike, sets).join("; ")}.`,
+          },
+        ];
+  return [
+    ...insisted,
+    ...sets.flatMap((set) => resultFindings(set.result).map((finding) => ({ ...finding, set }))),
+  ];
+}

@@ -1,0 +1,145 @@
+/** The figures of a cell, one list for all reporters: name, unit, words, and how one stands to the baseline's. */
+import type { BenchResult, Cell } from "../core/bench/result.js";
+import { bytes, figure, percent, ratio, whole } from "./format.js";
+
+export interface Reading {
+  /** Null where the engine had no figure: measured, but nothing to divide by. */
+  readonly value: number | null;
+  readonly text: string;
+}
+
+export interface Metric {
+  /** As scripts know it. */
+  readonly name: string;
+  /** Load or sequence length it was measured at; empty where there is none. */
+  readonly load: string;
+  readonly title: string;
+  readonly unit: string;
+  /** How a cell's figure stands to the baseline's in words; left out where that says nothing. */
+  readonly relative?: "ratio" | "percent";
+  /** Undefined where it was not measured. */
+  read(cell: Cell): Reading | undefined;
+}
+
+function capacityMetrics(contexts: readonly number[]): Metric[] {
+  return [
+    {
+      name: "bytes_per_token",
+      load: "",
+      title: "bytes/token",
+      unit: "bytes",
+      relative: "ratio",
+      read: ({ capacity }) =>
+        capacity && { value: capacity.bytesPerToken, text: figure(capacity.bytesPerToken) },
+    },
+    {
+      name: "tokens_held",
+      load: "",
+      title: "tokens held",
+      unit: "tokens",
+      relative: "ratio",
+      read: ({ capacity }) => capacity && { value: capacity.tokens, text: figure(capacity.tokens) },
+    },
+    {
+      name: "concurrency",
+      load: contexts.join("/"),
+      title: `seqs of ${contexts.map(whole).join("/")}`,
+      unit: "sequences",
+      read: ({ capacity }) => capacity && { value: capacity.concurrency, text: figure(capacity.concurrency) },
+    },
+    {
+      name: "staging_bytes",
+      load: "",
+      title: "staging",
+      unit: "bytes",
+      read: ({ capacity }) =>
+        capacity && {
+          value: capacity.stagingBytes,
+          text: capacity.stagingBytes === 0 ? "-" : bytes(capacity.stagingBytes),
+        },
+    },
+  ];
+}
+
+export type Load = NonNullable<Cell["throughput"]>[number];
+
+/** Rates whose samples differ by more than this are of a machine that did something else besides. */
+const NOISY = 0.15;
+
+/** Difference between the slowest and the fastest sample, relative to the middle of the two. */
+function spread(seconds: readonly number[]): number {
+  const most = Math.max(...seconds);
+  const least = Math.min(...seconds);
+  return least <= 0 ? Number.POSITIVE_INFINITY : (most - least) / ((most + least) / 2);
+}
+
+interface Rate {
+  readonly name: "prefill" | "decode";
+  value(load: Load): number | null;
+  seconds(sample: Load["samples"][number]): number;
+}
+
+export const RATES: readonly Rate[] = [
+  {
+    name: "prefill",
+    value: (load) => load.prefillTokensPerSecond,
+    seconds: (sample) => sample.prefillSeconds,
+  },
+  {
+    name: "decode",
+    value: (load) => load.decodeTokensPerSecond,
+    seconds: (sample) => sample.totalSeconds - sample.prefillSeconds,
+  },
+];
+
+export function isNoisy(load: Load, rate: Rate): boolean {
+  return spread(load.samples.map(rate.seconds)) > NOISY;
+}
+
+function throughputMetrics(shape: string): Metric[] {
+  return RATES.map((rate) => ({
+    name: `${rate.name}_tokens_per_second`,
+    load: shape,
+    title: `${rate.name} ${shape}`,
+    unit: "tokens/s",
+    relative: "ratio" as const,
+    read: (cell: Cell) => {
+      const load = cell.throughput?.find((entry) => entry.shape === shape);
+      if (load === undefined) return undefined;
+      const value = rate.value(load);
+      const text = value === null ? "none" : figure(value);
+      return { value, text: `${isNoisy(load, rate) ? "~" : ""}${text}${load.fits ? "" : "*"}` };
+    },
+  }));
+}
+
+const perplexityMetric: Metric = {
+  name: "perplexity",
+  load: "",
+  title: "perplexity",
+  unit: "",
+  relative: "percent",
+  read: ({ perplexity }) =>
+    perplexity && { value: perplexity.perplexity, text: perplexity.perplexity.toFixed(3) },
+};
+
+/** The metrics that results have between them, a list for each suite and load. */
+export function metricSections(results: readonly BenchResult[]): Metric[][] {
+  const cells = results.flatMap((result) => result.cells.filter((cell) => cell.status === "ok"));
+  const contexts = new Set(cells.flatMap((cell) => cell.capacity?.context ?? []));
+  const shapes = new Set(cells.flatMap((cell) => (cell.throughput ?? []).map((load) => load.shape)));
+  return [
+    ...(contexts.size > 0 ? [capacityMetrics([...contexts])] : []),
+    ...[...shapes].map(throughputMetrics),
+    ...(cells.some((cell) => cell.perplexity) ? [[perplexityMetric]] : []),
+  ];
+}
+
+/** A cell's standing to the baseline in words; empty where there is none. The baseline differs from itself by nothing. */
+export function standing(metric: Metric, cell: Cell, base: Cell | undefined): string {
+  const own = metric.read(cell)?.value;
+  const other = base && metric.read(base)?.value;
+  if (own == null || other == null) return "";
+  if (metric.relative === "ratio") return ratio(own, other);
+  return metric.relative === "percent" && cell !== base ? percent(own, other) : "";
+}
