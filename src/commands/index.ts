@@ -4,8 +4,18 @@ import { demo } from "./demo.js";
 import { generate } from "./generate.js";
 import { install } from "./install.js";
 import { plan } from "./plan.js";
+import { report } from "./report.js";
 import { serve } from "./serve.js";
 import { uninstall } from "./uninstall.js";
 
 /** Every command, in the order of `kivi --help`. */
-export const commands: readonly CommandSpec[] = [install, uninstall, generate, serve, bench, plan, demo];
+export const commands: readonly CommandSpec[] = [
+  install,
+  uninstall,
+  generate,
+  serve,
+  bench,
+  report,
+  plan,
+  demo,
+];

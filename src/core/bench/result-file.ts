@@ -18,6 +18,7 @@ export async function readResult(
     text = await readFile(path, "utf8");
   } catch (error) {
     if (systemCode(error) === "ENOENT") return undefined;
+    if (systemCode(error) === "EISDIR") throw notAResult(path, next, "it is a folder", error);
     throw environmentError("result-unreadable", `${path} cannot be read: ${messageOf(error)}`, undefined, {
       cause: error,
     });

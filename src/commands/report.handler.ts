@@ -1,0 +1,73 @@
+import { appendFile } from "node:fs/promises";
+import { resolve } from "node:path";
+import { loadReport, type Report } from "../core/report/index.js";
+import { reportDocument } from "../report/document.js";
+import { bytes } from "../report/format.js";
+import { renderAs, type View } from "../report/formats.js";
+import { PLAIN } from "../report/table.js";
+import { writeFileAtomic } from "../shared/atomic.js";
+import type { Handler } from "../shared/command.js";
+import type { Context } from "../shared/context.js";
+import { environmentError, messageOf, usageError } from "../shared/errors.js";
+import type { ReportInput } from "./report.schema.js";
+
+export const handler: Handler<ReportInput> = async (input, ctx) => {
+  const { out } = ctx;
+  const format = input.format ?? (out.json ? "json" : "table");
+  if (out.json && format !== "json" && input.output === undefined) {
+    throw usageError(
+      "conflicting-flags",
+      `--json prints one JSON document, so the ${format} report has nowhere to go.`,
+      "Name a file for it with --output, or leave one of the flags out.",
+    );
+  }
+  const report = await loadReport(input.files, { cwd: ctx.cwd, force: input.force });
+  const view: View = { templates: ctx.paths.templates };
+  if (format === "github") await appendSummary(ctx, report, view);
+  if (input.output !== undefined) {
+    const path = resolve(ctx.cwd, input.output);
+    const text = `${await renderAs(format, report, view)}\n`;
+    await write(path, text);
+    const written = { path, format, bytes: Buffer.byteLength(text) };
+    return {
+      result: { ...reportDocument(report), written },
+      render: () => out.info(`Wrote ${path} (${format}, ${bytes(written.bytes)})`),
+    };
+  }
+  const { colour, columns } = out;
+  const paint = colour.level === 0 ? PLAIN : { title: colour.bold, bad: colour.red, quiet: colour.dim };
+  const text = out.json ? "" : await renderAs(format, report, { ...view, paint, columns });
+  return { result: reportDocument(report), render: () => out.result(text) };
+};
+
+async function write(path: string, text: string): Promise<void> {
+  try {
+    await writeFileAtomic(path, text);
+  } catch (error) {
+    throw environmentError(
+      "report-unwritable",
+      `The report cannot be written to ${path}: ${messageOf(error)}`,
+      "Name a file in a folder you can write to with --output.",
+      { cause: error },
+    );
+  }
+}
+
+/** GitHub shows what jobs append to this file on the page of the run; outside of GitHub there is none. */
+async function appendSummary({ env, out }: Context, report: Report, view: View): Promise<void> {
+  const path = env.GITHUB_STEP_SUMMARY;
+  if (path === undefined || path === "") {
+    out.warn("GITHUB_STEP_SUMMARY is not set: no job summary is written.");
+    return;
+  }
+  try {
+    await appendFile(path, `${await renderAs("markdown", report, view)}\n`);
+  } catch (error) {
+    throw environmentError(
+      "summary-unwritable",
+      `The job summary cannot be appended to ${path} (GITHUB_STEP_SUMMARY): ${messageOf(error)}`,
+      "Check that the variable is the one that GitHub Actions sets.",
+      { cause: error },
+    );
+  }
+}
