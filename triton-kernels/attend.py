@@ -467,9 +467,9 @@ def split_count(rows: int, kv_heads: int, max_tokens: int, processors: int) -> i
         max_tokens: the longest context that may come.
         processors: streaming multiprocessors of the GPU.
     """
-    wanted = -(-8 * processors // (rows * kv_heads))
+    wanted = -(-6 * processors // (rows * kv_heads))
     useful = -(-max_tokens // SPLIT_TOKENS)
-    return max(1, min(wanted, useful, 64))
+    return max(1, min(wanted, useful, 32))
 
 
 def min_groups_of_a_split(layout: CacheLayout) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from vllm_kivi.layout import CacheLayout, staged_bytes
 if TYPE_CHECKING:
     from vllm_kivi.kernels.attend import Windows
     from vllm_kivi.kernels.helpers import Batch
+
+logger = logging.getLogger("vllm.vllm_kivi")
 
 _SOURCE = Path(__file__).with_name("decode.cu")
 _THREADS = 128
@@ -40,7 +43,21 @@ def takes(layout: CacheLayout, windows: Windows, ratio: int) -> bool:
         and windows.value_residual % 16 == 0
         and windows.value_window <= windows.key_window
         and ratio <= _MOST_QUERY_HEADS
+        and compiler_works()
     )
+
+
+@functools.cache
+def compiler_works() -> bool:
+    """Whether NVRTC can be loaded; says so once where it cannot."""
+    try:
+        from cuda.bindings import nvrtc
+
+        _called("nvrtcVersion", nvrtc.nvrtcVersion())
+    except (ImportError, RuntimeError) as error:
+        logger.warning("KIVI decodes with its slower Triton kernel, because NVRTC cannot be loaded: %s", error)
+        return False
+    return True
 
 
 def decode_splits(
