@@ -40,11 +40,16 @@ function notAResult(path: string, why: string, cause?: unknown) {
   return usageError(
     "not-a-bench-result",
     `${path} is not a result of kivi bench: ${why}.`,
-    "Name another file with --output.",
-    {
-      cause,
-    },
+    "Name the file that kivi bench wrote, or another one with --output.",
+    { cause },
   );
+}
+
+/** Reads a result that has to be there. */
+export async function openResult(path: string): Promise<BenchResult> {
+  const result = await readResult(path);
+  if (result !== undefined) return result;
+  throw usageError("result-not-found", `There is no result file ${path}.`, "kivi bench MODEL writes one.");
 }
 
 /** Finds an output that cannot be written before anything is measured, and leaves an earlier result alone. */
