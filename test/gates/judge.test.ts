@@ -156,7 +156,7 @@ describe("missing data", () => {
     ["a cell that was not measured", [cell("bf16")], "k4v4 was not measured"],
     [
       "a cell that failed, whatever it had measured before",
-      [cell("bf16"), cell("k4v4", { status: "failed", reason: "out of memory" })],
+      [cell("bf16"), cell("k4v4", { status: "failed", reason: "out of memory\nTraceback" })],
       "k4v4 failed: out of memory",
     ],
     [

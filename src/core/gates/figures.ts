@@ -47,9 +47,8 @@ function findCell(result: BenchResult, cache: CacheName): Cell | Missing {
   const cell = result.cells.find((one) => one.cache === cache);
   if (cell === undefined) return { missing: `${cache} was not measured` };
   if (cell.status === "ok") return cell;
-  return {
-    missing: `${cache} ${cell.status === "failed" ? "failed" : "is unsupported"}: ${cell.reason ?? "no reason given"}`,
-  };
+  const [reason] = (cell.reason ?? "no reason given").split("\n");
+  return { missing: `${cache} ${cell.status === "failed" ? "failed" : "is unsupported"}: ${reason}` };
 }
 
 function readFigure(result: BenchResult, { cache, metric }: Gate, shape: string | undefined): Reading {
