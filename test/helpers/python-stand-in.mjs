@@ -1,6 +1,6 @@
 // The interpreter of an environment with vLLM, for what cannot run in a unit test: `VENV SCRIPT ...` as kivi starts
 // it. It answers kivi's probes, and in place of a measuring worker it hands out the results recorded in VENV/results.
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 
 const [venv = "", ...argv] = process.argv.slice(2);
@@ -41,4 +41,5 @@ const SCRIPTS = {
 
 const act = SCRIPTS[basename(script)];
 if (act === undefined) throw new Error(`the interpreter's stand-in does not know ${script}`);
+if (script !== "-c" && !existsSync(script)) throw new Error(`there is no ${script}`);
 act();
