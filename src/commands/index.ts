@@ -1,6 +1,7 @@
 import type { CommandSpec } from "../shared/command.js";
 import { bench } from "./bench.js";
 import { demo } from "./demo.js";
+import { gate } from "./gate.js";
 import { generate } from "./generate.js";
 import { install } from "./install.js";
 import { plan } from "./plan.js";
@@ -8,4 +9,13 @@ import { serve } from "./serve.js";
 import { uninstall } from "./uninstall.js";
 
 /** Every command, in the order of `kivi --help`. */
-export const commands: readonly CommandSpec[] = [install, uninstall, generate, serve, bench, plan, demo];
+export const commands: readonly CommandSpec[] = [
+  install,
+  uninstall,
+  generate,
+  serve,
+  bench,
+  gate,
+  plan,
+  demo,
+];

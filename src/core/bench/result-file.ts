@@ -5,8 +5,14 @@ import { writeJsonAtomic } from "../../shared/atomic.js";
 import { environmentError, messageOf, systemCode, usageError } from "../../shared/errors.js";
 import { type BenchResult, benchResultSchema, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
 
-/** Reads a saved result; undefined when there is no such file, an error for a file that is something else. */
-export async function readResult(path: string): Promise<BenchResult | undefined> {
+/**
+ * Reads a saved result; undefined when there is no such file, an error for a file that is something else. `next` says
+ * what to do about such a file.
+ */
+export async function readResult(
+  path: string,
+  next = "Name another file with --output.",
+): Promise<BenchResult | undefined> {
   let text: string;
   try {
     text = await readFile(path, "utf8");
@@ -20,31 +26,32 @@ export async function readResult(path: string): Promise<BenchResult | undefined>
   try {
     document = JSON.parse(text);
   } catch (error) {
-    throw notAResult(path, "it is not JSON", error);
+    throw notAResult(path, next, "it is not JSON", error);
   }
   const head = document as { kind?: unknown; schemaVersion?: unknown } | null;
-  if (head?.kind !== RESULT_KIND) throw notAResult(path, `its "kind" is not "${RESULT_KIND}"`);
+  if (head?.kind !== RESULT_KIND) throw notAResult(path, next, `its "kind" is not "${RESULT_KIND}"`);
   if (head.schemaVersion !== SCHEMA_VERSION) {
     throw notAResult(
       path,
+      next,
       `its schemaVersion is ${String(head.schemaVersion)}, this kivi knows ${SCHEMA_VERSION}`,
     );
   }
   const checked = benchResultSchema.safeParse(document);
   if (checked.success) return checked.data;
   const [issue] = checked.error.issues;
-  throw notAResult(path, `${issue?.path.join(".")}: ${issue?.message}`, checked.error);
+  throw notAResult(path, next, `${issue?.path.join(".")}: ${issue?.message}`, checked.error);
 }
 
-function notAResult(path: string, why: string, cause?: unknown) {
-  return usageError(
-    "not-a-bench-result",
-    `${path} is not a result of kivi bench: ${why}.`,
-    "Name another file with --output.",
-    {
-      cause,
-    },
-  );
+function notAResult(path: string, next: string, why: string, cause?: unknown) {
+  return usageError("not-a-bench-result", `${path} is not a result of kivi bench: ${why}.`, next, { cause });
+}
+
+/** Reads a result that has to be there. */
+export async function openResult(path: string): Promise<BenchResult> {
+  const result = await readResult(path, "Name a file that kivi bench wrote.");
+  if (result !== undefined) return result;
+  throw usageError("result-not-found", `There is no result file ${path}.`, "kivi bench MODEL writes one.");
 }
 
 /** Finds an output that cannot be written before anything is measured, and leaves an earlier result alone. */
