@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from vllm_kivi.config import KiviConfig
+from vllm_kivi.kernels.decode import decode_splits, takes
 from vllm_kivi.kernels.helpers import (
     PER_ROW,
     WIDE_DOT,
@@ -466,9 +467,9 @@ def split_count(rows: int, kv_heads: int, max_tokens: int, processors: int) -> i
         max_tokens: the longest context that may come.
         processors: streaming multiprocessors of the GPU.
     """
-    wanted = -(-8 * processors // (rows * kv_heads))
+    wanted = -(-6 * processors // (rows * kv_heads))
     useful = -(-max_tokens // SPLIT_TOKENS)
-    return max(1, min(wanted, useful, 64))
+    return max(1, min(wanted, useful, 32))
 
 
 def min_groups_of_a_split(layout: CacheLayout) -> int:
@@ -537,7 +538,11 @@ def attend_splits(
         queries: the most queries of a row.
         dtype: the model's; that of the tensor cores' operands for exact tokens.
     """
-    splits = scratch[1].shape[2] - 1
+    splits, ratio = scratch[1].shape[2] - 1, query.shape[1] // pages.shape[1]
+    if query.is_cuda and queries == 1 and takes(layout, windows, ratio):
+        rings, least = (ring_key, ring_value), min_groups_of_a_split(layout)
+        decode_splits(layout, windows, query, pages, batch, rings, scale * _LOG2_E, scratch, least)
+        return
     _launch(
         layout, windows, scratch[0], scratch[1], query, pages, batch, (ring_key, ring_value), None, scale,
         queries, batch.seq_lens.shape[0], splits, dtype,

@@ -183,7 +183,7 @@ def test_a_rank_pays_for_the_heads_it_keeps(folder: Path, ranks: int, kv_heads: 
     config = engine_config(
         folder, model, kv_cache_dtype="kivi_k4v4", tensor_parallel_size=ranks, distributed_executor_backend="mp"
     )
-    assert staging_bytes(config) == config_of(config).staging_bytes_per_sequence(kv_heads, 64, 2, layers=2) * (8 + 1)
+    assert staging_bytes(config) == config_of(config).staging_bytes_per_sequence(kv_heads, 128, layers=2) * (8 + 1)
 
 
 def test_the_model_folder_is_what_was_meant(folder: Path) -> None:

@@ -1,20 +1,32 @@
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import {
+  type BenchResult,
   completeConfig,
   type Device,
   type MatrixConfig,
+  openResult,
+  type PreparedMatrix,
   passed,
   prepareMatrix,
 } from "../core/bench/index.js";
+import {
+  configDifferences,
+  held,
+  judge,
+  requireAlike,
+  requireBaseline,
+  requireCoverage,
+} from "../core/gates/index.js";
 import type { KiviSettings } from "../core/plugin/settings.js";
 import { openVenv, requireVllm, resolveVenvPath } from "../core/venv/index.js";
-import { type Paint, PLAIN, renderTable } from "../report/table.js";
+import { paint } from "../report/paint.js";
+import { renderTable } from "../report/table.js";
+import { renderVerdicts } from "../report/verdicts.js";
 import type { Handler, Outcome } from "../shared/command.js";
 import { readConfigFile } from "../shared/config-file.js";
 import type { Context } from "../shared/context.js";
 import { usageError } from "../shared/errors.js";
-import type { Output } from "../shared/output.js";
 import { planDocument, renderPlan } from "../shared/plan.js";
 import { type BenchInput, fileFields } from "./bench.schema.js";
 
@@ -23,24 +35,39 @@ type FileInput = Awaited<ReturnType<typeof readConfigFile<typeof fileFields>>>;
 export const handler: Handler<BenchInput> = async (flags, ctx) => {
   const file: FileInput =
     flags.config === undefined ? {} : await readConfigFile(resolve(ctx.cwd, flags.config), fileFields);
-  const matrix = await prepareMatrix(ctx, await matrixConfig(ctx, { ...file, ...flags }, file.kivi));
+  const input = { ...file, ...flags };
+  const gates = [...(file.thresholds ?? []), ...(flags.failIf ?? [])];
+  requireBaseline(gates, input.baseline);
+  const config = await matrixConfig(ctx, input, file.kivi);
+  requireCoverage(gates, config);
+  const matrix = await prepareMatrix(ctx, config);
+  const baseline = await openBaseline(ctx, input.baseline, matrix.subject);
   if (flags.dryRun) {
     return { result: planDocument(matrix.plan), render: (out) => renderPlan(out, matrix.plan) };
   }
   const result = await matrix.run();
+  const report = judge(result, gates, baseline);
   return {
-    exitCode: passed(result) ? 0 : 1,
-    result,
+    exitCode: passed(result) && held(report) ? 0 : 1,
+    result: gates.length === 0 ? result : { ...result, gates: report },
     render: (out) => {
       out.result(renderTable(result, paint(out), out.columns));
+      if (gates.length > 0) out.result(`\n${renderVerdicts(report, paint(out))}`);
       out.info(`\nSaved in ${String(result.config.output)}`);
     },
   } satisfies Outcome;
 };
 
-function paint(out: Output): Paint {
-  if (out.colour.level === 0) return PLAIN;
-  return { title: out.colour.bold, bad: out.colour.red, quiet: out.colour.dim };
+/** Reads the earlier result and refuses one of something else; its hardware is compared once ours is known. */
+async function openBaseline(
+  ctx: Context,
+  path: string | undefined,
+  subject: PreparedMatrix["subject"],
+): Promise<BenchResult | undefined> {
+  if (path === undefined) return undefined;
+  const baseline = await openResult(resolve(ctx.cwd, path));
+  requireAlike(configDifferences(subject, baseline), path);
+  return baseline;
 }
 
 /** A folder as an absolute path; anything that cannot be a path is a name on the hub. */
@@ -77,7 +104,7 @@ function kiviSettings(kivi: NonNullable<FileInput["kivi"]>): KiviSettings {
 
 async function matrixConfig(
   ctx: Context,
-  input: Omit<BenchInput, "config">,
+  input: Omit<BenchInput, "config" | "failIf">,
   kivi: FileInput["kivi"],
 ): Promise<MatrixConfig> {
   const model = modelPath(ctx, input.model);

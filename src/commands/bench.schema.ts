@@ -3,6 +3,7 @@ import { CACHE_NAMES } from "../core/bench/caches.js";
 import { SUITES } from "../core/bench/config.js";
 import { parseShape, type Shape } from "../core/bench/shapes.js";
 import { byteSize, choice, choiceList, decimal, integer } from "../shared/values.js";
+import { gateFlags, gateList } from "./gates.schema.js";
 import { residualTokens, retiredWindow, windowTokens } from "./kivi-settings.schema.js";
 
 const tokens = () => integer({ min: 1, max: 16_777_216 });
@@ -55,14 +56,16 @@ const shared = {
   loadFormat: choice(["auto", "dummy"]),
   seed: integer({ min: 0, max: 2 ** 31 - 1 }),
   output: z.string().min(1),
+  baseline: z.string().min(1),
 };
 
-export const fileFields = { ...shared, kivi };
+export const fileFields = { ...shared, kivi, thresholds: gateList() };
 
 export const schema = z
   .strictObject({
     ...shared,
     config: z.string().min(1),
+    failIf: gateFlags(),
     resume: z.boolean(),
     dryRun: z.boolean(),
   })

@@ -7,7 +7,8 @@ export const bench = defineCommand({
   description:
     "Runs one fresh vLLM engine for each KV cache with the same memory, and measures how many tokens it holds, how fast " +
     "it is and what it costs in perplexity. The bf16 cache runs first; the table shows ratios to it. The result is saved " +
-    "after each cell. Exit code 1 when a cell that was asked for could not run.",
+    "after each cell. Exit code 1 when a cell that was asked for could not run, or a condition of --fail-if holds or has " +
+    "no figure (kivi gate --help lists the metrics).",
   examples: [
     { command: "kivi bench ./smollm2 --venv .venv", explanation: "the whole matrix" },
     {
@@ -17,6 +18,10 @@ export const bench = defineCommand({
     {
       command: "kivi bench ./smollm2 --config matrix.yaml --dry-run",
       explanation: "what a saved matrix would run",
+    },
+    {
+      command: "kivi bench ./smollm2 --caches bf16,k4v4 --fail-if 'k4v4.capacity_ratio < 3.6'",
+      explanation: "exit code 1 when k4v4 holds fewer than 3.6 times the tokens of bf16",
     },
   ],
   arguments: [
@@ -104,8 +109,15 @@ export const bench = defineCommand({
     { flags: "--output <file>", description: "result file", defaultText: "kivi-bench.json" },
     { flags: "--resume", description: "keep the cells of the result file that equal those asked for" },
     {
+      flags: "--fail-if <condition>",
+      description: "exit with 1 if it holds, e.g. 'k4v4.decode_ratio < 0.9'; may be given more than once",
+      repeatable: true,
+    },
+    { flags: "--baseline <file>", description: "an earlier result, for conditions with drop and rise" },
+    {
       flags: "--config <file>",
-      description: "YAML with these names as keys (and kivi: for KIVI's settings); flags win",
+      description:
+        "YAML with these names as keys (and kivi: for settings, thresholds: for conditions); flags win",
     },
     { flags: "--dry-run", description: "print the cells, run nothing" },
   ],

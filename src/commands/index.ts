@@ -1,6 +1,7 @@
 import type { CommandSpec } from "../shared/command.js";
 import { bench } from "./bench.js";
 import { demo } from "./demo.js";
+import { gate } from "./gate.js";
 import { generate } from "./generate.js";
 import { install } from "./install.js";
 import { plan } from "./plan.js";
@@ -16,6 +17,7 @@ export const commands: readonly CommandSpec[] = [
   serve,
   bench,
   report,
+  gate,
   plan,
   demo,
 ];

@@ -4,7 +4,7 @@ import { loadReport, type Report } from "../core/report/index.js";
 import { reportDocument } from "../report/document.js";
 import { bytes } from "../report/format.js";
 import { renderAs, type View } from "../report/formats.js";
-import { PLAIN } from "../report/table.js";
+import { paint } from "../report/paint.js";
 import { writeFileAtomic } from "../shared/atomic.js";
 import type { Handler } from "../shared/command.js";
 import type { Context } from "../shared/context.js";
@@ -34,9 +34,8 @@ export const handler: Handler<ReportInput> = async (input, ctx) => {
       render: () => out.info(`Wrote ${path} (${format}, ${bytes(written.bytes)})`),
     };
   }
-  const { colour, columns } = out;
-  const paint = colour.level === 0 ? PLAIN : { title: colour.bold, bad: colour.red, quiet: colour.dim };
-  const text = out.json ? "" : await renderAs(format, report, { ...view, paint, columns });
+  const terminal = { ...view, paint: paint(out), columns: out.columns };
+  const text = out.json ? "" : await renderAs(format, report, terminal);
   return { result: reportDocument(report), render: () => out.result(text) };
 };
 

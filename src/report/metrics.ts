@@ -9,7 +9,7 @@ export interface Reading {
 }
 
 export interface Metric {
-  /** As scripts know it. */
+  /** As scripts and gates know it (core/gates/metrics.ts). */
   readonly name: string;
   /** Load or sequence length it was measured at; empty where there is none. */
   readonly load: string;
@@ -33,7 +33,7 @@ function capacityMetrics(contexts: readonly number[]): Metric[] {
         capacity && { value: capacity.bytesPerToken, text: figure(capacity.bytesPerToken) },
     },
     {
-      name: "tokens_held",
+      name: "capacity_tokens",
       load: "",
       title: "tokens held",
       unit: "tokens",

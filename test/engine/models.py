@@ -1,12 +1,13 @@
-"""Tiny checkpoints with random weights whose keys have outlier channels, as real models' keys do."""
+"""Tiny Llama checkpoints with random weights whose keys have outlier channels, as real models' keys do."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, MinistralConfig, MinistralForCausalLM, PreTrainedModel
 
 VOCABULARY = 320
 
@@ -50,25 +51,25 @@ class TinyModel:
 
 @dataclass(frozen=True)
 class WindowedModel(TinyModel):
-    """Shape of a Gemma 3 checkpoint; ``pattern`` has an "s" for a layer with a sliding window and an "f" for one
-    without."""
+    """Shape of a Ministral checkpoint, a Llama with windows; ``pattern`` has an "s" for a layer with a sliding window
+    of ``window`` tokens and an "f" for one without."""
 
     pattern: str = "ssfsf"
     window: int = 100
 
     @property
     def name(self) -> str:
-        return f"gemma3-d{self.head_size}-h{self.kv_heads}-r{self.ratio}-{self.pattern}-w{self.window}"
+        return f"ministral-d{self.head_size}-h{self.kv_heads}-r{self.ratio}-{self.pattern}-w{self.window}"
 
     def network(self) -> PreTrainedModel:
         kinds = {"s": "sliding_attention", "f": "full_attention"}
-        sizes = {**self.sizes(), "num_hidden_layers": len(self.pattern), "pad_token_id": None}
-        return Gemma3ForCausalLM(
-            Gemma3TextConfig(
+        sizes = {**self.sizes(), "num_hidden_layers": len(self.pattern)}
+        return MinistralForCausalLM(
+            MinistralConfig(
                 **sizes,  # type: ignore[arg-type]
                 layer_types=[kinds[kind] for kind in self.pattern],
                 sliding_window=self.window,
-                query_pre_attn_scalar=self.head_size,
+                rms_norm_eps=1e-5,
                 tie_word_embeddings=False,
             )
         )
@@ -91,8 +92,9 @@ def write_checkpoint(model: TinyModel, folder: Path, seed: int = 0) -> Path:
             attention.o_proj.weight.normal_(0, 1.0 / attention.o_proj.in_features**0.5)
             large = slice(model.head_size // 2 - 2, model.head_size // 2)
             attention.k_proj.weight.view(model.kv_heads, model.head_size, hidden)[:, large].mul_(6)
-            if hasattr(attention, "k_norm"):
-                attention.k_norm.weight[large] += 3  # it scales by one more
         net.lm_head.weight.normal_(0, 1.0 / hidden**0.5)
     net.save_pretrained(target)
+    described = json.loads((target / "config.json").read_text())
+    described["architectures"] = ["LlamaForCausalLM"]  # vLLM's name for both
+    (target / "config.json").write_text(json.dumps(described))
     return target

@@ -141,7 +141,8 @@ def test_blocks_change_hands_between_kinds(checkpoints: Path, engine: Any, windo
         assert counter(llm, "vllm:num_preemptions") > 0
         assert counter(llm, "vllm:prefix_cache_hits") > 0
         assert runner_of(llm).kivi_slots.used <= 4
-    check_generated(outputs, windowed)
+    for output in outputs:  # long, so that most have a code that rounds the other way
+        check_generated([output], windowed)
 
 
 def test_windows_without_the_hybrid_manager(checkpoints: Path, engine: Any, windowed: Oracle) -> None:
@@ -149,7 +150,7 @@ def test_windows_without_the_hybrid_manager(checkpoints: Path, engine: Any, wind
     checkpoint = write_checkpoint(WINDOWED, checkpoints)
     with engine(checkpoint, kv_cache_dtype="kivi_k4v4", disable_hybrid_kv_cache_manager=True) as llm:
         assert len(scheduler_of(llm).kv_cache_config.kv_cache_groups) == 1
-        check_generated(generate(llm, [prompt(n, seed=n) for n in (90, 120, 140, 250, 300)], 10), windowed)
+        check_generated(generate(llm, [prompt(n, seed=n) for n in (40, 60, 90, 120, 300)], 10), windowed)
 
 
 def test_named_layers_keep_vllms_own_cache(checkpoints: Path, engine: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -173,7 +174,7 @@ def test_named_layers_keep_vllms_own_cache(checkpoints: Path, engine: Any, caplo
         assert report["tokens"] == config.num_blocks * 128
         memory = config.num_blocks * sum(pages) + rings_of(llm)
         assert report["bf16_tokens"] == memory // (3 * 2 * 128 * plain) * 128
-        outputs = generate(llm, [prompt(n, seed=600 + n) for n in (1, 120, 128, 250)], 12)
+        outputs = generate(llm, [prompt(n, seed=600 + n) for n in (1, 60, 118, 120, 250)], 12)
         tokens = prompt(300, seed=77)
         outputs += [generate(llm, [tokens], 6)[0], generate(llm, [tokens], 6)[0]]
         assert [output.num_cached_tokens for output in outputs[-2:]] == [0, 256]

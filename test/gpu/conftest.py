@@ -1,6 +1,8 @@
 """Real vLLM engines on a GPU, inside the test process; see test/engine for the CPU build.
 
-Run on a machine with a GPU, in an environment with vLLM, the installed plugin and pytest: ``pytest test/gpu``.
+Run on a machine with a GPU, in an environment with vLLM, the installed plugin and pytest, each file in a process of its
+own (vLLM's V2 runner cannot capture CUDA graphs after the V1 runner did): ``for f in test/gpu/test_*.py; do pytest $f;
+done``.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ describe("capacity", () => {
     expect(cache.fp8?.bytesPerToken).toBe(65_536);
     expect(cache.k4v4?.bytesPerToken).toBe(32 * 8 * 134);
     expect(cache.k2v2?.bytesPerToken).toBe(32 * 8 * 88);
-    expect(cache.k4v4?.stagingBytes).toBe(257 * (128 + 64) * 32 * 8 * 144);
+    expect(cache.k4v4?.stagingBytes).toBe(257 * (128 + 128) * 32 * 8 * 144);
     expect(cache.k4v2?.stagingBytes).toBe(257 * (128 + 128 + 128 + 128) * 32 * 8 * 144);
     expect(cache.k2v2?.stagingBytes).toBe(257 * (32 + 128 + 32 + 128) * 32 * 8 * 144);
     const left = (cache.bf16?.cacheBytes ?? 0) - (cache.k4v4?.stagingBytes ?? 0);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { DOMParser, type Element } from "@xmldom/xmldom";
 import { parse } from "csv-parse/sync";
 import { describe, expect, it } from "vitest";
+import { METRIC_NAMES } from "../../src/core/gates/metrics.js";
 import { temporaryFolder } from "../helpers/cli.js";
 import { cell, result, save, troubled } from "./results.js";
 import { report } from "./run.js";
@@ -128,6 +129,7 @@ describe("Markdown", () => {
       |  | small |
       | --- | --- |
       | model | HuggingFaceTB/SmolLM2-135M-Instruct |
+      | model fingerprint | unknown |
       | platform | cpu |
       | device | AMD EPYC |
       | devices | 0 |
@@ -182,7 +184,7 @@ describe("CSV", () => {
     // Four of capacity, prefill and decode of one load, perplexity; three caches; two results.
     expect(table).toHaveLength(7 * 3 * 2);
     expect(
-      table.find((row) => row.result === "later" && row.cache === "k4v4" && row.metric === "tokens_held"),
+      table.find((row) => row.result === "later" && row.cache === "k4v4" && row.metric === "capacity_tokens"),
     ).toEqual({
       result: "later",
       complete: "true",
@@ -195,12 +197,17 @@ describe("CSV", () => {
       cache: "k4v4",
       status: "ok",
       reason: "",
-      metric: "tokens_held",
+      metric: "capacity_tokens",
       load: "",
       value: "168064",
       unit: "tokens",
       ratio_to_baseline: String(168_064 / 46_592),
     });
+  });
+
+  it("names figures as gates do", async () => {
+    const table = rows(await shown("small.json", "--format", "csv"));
+    expect(METRIC_NAMES).toEqual(expect.arrayContaining([...new Set(table.map((row) => row.metric))]));
   });
 
   it("has a row for a cell without figures, with its reason", async () => {

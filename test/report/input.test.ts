@@ -42,9 +42,9 @@ describe("a file that cannot be reported", () => {
 
   it("that is not there, or a folder", async () => {
     expect(await refused("good.json", "gone.json")).toMatchObject({
-      code: "result-missing",
-      message: `${join(home, "gone.json")} does not exist.`,
-      hint: expect.stringContaining("kivi bench MODEL --output FILE"),
+      code: "result-not-found",
+      message: `There is no result file ${join(home, "gone.json")}.`,
+      hint: "kivi bench MODEL writes one.",
     });
     mkdirSync(join(home, "folder"));
     expect((await refused("folder")).message).toContain("it is a folder");
@@ -75,6 +75,18 @@ describe("results side by side", () => {
     expect(error.details.differences[0].field).toBe(field);
     expect(Object.keys(error.details.differences[0].values)).toEqual(["good", "unlike"]);
     expect(error.hint).toContain("--force");
+  });
+
+  it("are of one model where its fingerprint says so, whatever its path, and of two where that says so", async () => {
+    const [first, second] = ["a".repeat(64), "b".repeat(64)];
+    save(home, "here.json", { ...good, model: "/here/model", modelFingerprint: first });
+    save(home, "there.json", { ...good, model: "/there/model", modelFingerprint: first });
+    save(home, "changed.json", { ...good, model: "/here/model", modelFingerprint: second });
+    const same = await report(home, ["here.json", "there.json"]);
+    expect(same.code).toBe(0);
+    expect(same.stdout).toContain("model: /here/model (here), /there/model (there)");
+    const { message } = await refused("here.json", "changed.json");
+    expect(message).toContain("model fingerprint: aaaaaaaaaaaa (here), bbbbbbbbbbbb (changed)");
   });
 
   it("are shown and marked when the reader insists", async () => {

@@ -9,7 +9,7 @@ export {
   type Suite,
 } from "./config.js";
 export { type BenchResult, benchResultSchema, type Cell, passed, SCHEMA_VERSION } from "./result.js";
-export { readResult } from "./result-file.js";
+export { openResult, readResult } from "./result-file.js";
 export {
   type MatrixProgress,
   type OnProgress,

@@ -48,6 +48,16 @@ function notAResult(path: string, next: string, why: string, cause?: unknown) {
   return usageError("not-a-bench-result", `${path} is not a result of kivi bench: ${why}.`, next, { cause });
 }
 
+/** Reads a result that has to be there. */
+export async function openResult(path: string): Promise<BenchResult> {
+  const result = await readResult(
+    path,
+    "Name a file that kivi bench wrote, and measure again what another version of kivi wrote.",
+  );
+  if (result !== undefined) return result;
+  throw usageError("result-not-found", `There is no result file ${path}.`, "kivi bench MODEL writes one.");
+}
+
 /** Finds an output that cannot be written before anything is measured, and leaves an earlier result alone. */
 export async function checkWritable(path: string): Promise<void> {
   try {

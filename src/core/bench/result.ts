@@ -110,6 +110,8 @@ export const benchResultSchema = z.object({
   createdAt: z.string(),
   updatedAt: z.string(),
   model: z.string(),
+  /** The same for equal models at different paths; not in the results of earlier versions. */
+  modelFingerprint: z.string().optional(),
   planned: z.array(z.enum(CACHE_NAMES)),
   suites: z.array(z.enum(SUITES)),
   /** The whole configuration as it was run. */

@@ -29,6 +29,8 @@ export interface MatrixProgress {
 export type OnProgress = (progress: MatrixProgress) => void;
 
 export interface PreparedMatrix {
+  /** What the result will say of the run, known before its first cell. */
+  readonly subject: Pick<BenchResult, "model" | "modelFingerprint" | "config">;
   /** What `--dry-run` prints is what `run` executes. */
   readonly plan: Plan;
   run(): Promise<BenchResult>;
@@ -63,9 +65,10 @@ export async function prepareMatrix(
     );
   }
   const stamp = new Date(ctx.clock.now()).toISOString().replace(/[-:]|\.\d+Z$/g, "");
+  const fingerprint = await modelFingerprint(config.model);
   const cells = planCells(config, {
     environment,
-    model: await modelFingerprint(config.model),
+    model: fingerprint,
     text: config.suites.includes("perplexity") ? await textHash(config) : "",
     worker: join(ctx.paths.bench, "cell.py"),
     folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
@@ -76,7 +79,7 @@ export async function prepareMatrix(
       .filter((cell) => cell.status === "ok")
       .map((cell) => [cell.key, cell]),
   );
-  return new Matrix(ctx, config, cells, kept, onProgress);
+  return new Matrix(ctx, config, fingerprint, cells, kept, onProgress);
 }
 
 /** Hash of the text, which must at least be able to fill one window: a token is a byte or more. */
@@ -109,6 +112,7 @@ class Matrix implements PreparedMatrix {
   constructor(
     private readonly ctx: Context,
     private readonly config: MatrixConfig,
+    fingerprint: string,
     private readonly cells: readonly PlannedCell[],
     private readonly kept: ReadonlyMap<string, Cell>,
     private readonly onProgress: OnProgress,
@@ -122,6 +126,7 @@ class Matrix implements PreparedMatrix {
       createdAt: now,
       updatedAt: now,
       model: config.model,
+      modelFingerprint: fingerprint,
       planned: cells.map((cell) => cell.cache),
       suites: [...config.suites],
       config: { ...config },
@@ -132,6 +137,10 @@ class Matrix implements PreparedMatrix {
       title: `Measure ${config.model} with ${cells.length} caches into ${config.output}`,
       actions: cells.map((cell, index) => this.#action(cell, index)),
     };
+  }
+
+  get subject(): PreparedMatrix["subject"] {
+    return this.#result;
   }
 
   async run(): Promise<BenchResult> {

@@ -24,7 +24,7 @@ export const PRESETS = {
     keyGroup: 128,
     valueGroup: 128,
     keyWindow: 0,
-    valueResidual: 64,
+    valueResidual: 128,
     valueWindow: 0,
   },
   k4v2: {

@@ -9,6 +9,8 @@ export interface Fact {
   /** Figures of results that differ in a decisive fact cannot be compared; a version or a setting may be what is compared. */
   readonly kind: "decisive" | "noted" | "time";
   readonly unit?: "bytes";
+  /** A result for which this holds has a decisive fact that says the same better. */
+  readonly superseded?: (result: BenchResult) => boolean;
   /** Undefined where the result does not know. */
   read(result: BenchResult): FactValue | undefined;
 }
@@ -36,7 +38,18 @@ function setting(name: string): Fact["read"] {
 }
 
 export const FACTS: readonly Fact[] = [
-  { name: "model", kind: "decisive", read: (result) => result.model },
+  {
+    name: "model",
+    kind: "decisive",
+    // A folder's path says little about what is in it, but results of earlier versions have nothing else.
+    superseded: (result) => result.modelFingerprint !== undefined,
+    read: (result) => result.model,
+  },
+  {
+    name: "model fingerprint",
+    kind: "decisive",
+    read: ({ modelFingerprint }) => modelFingerprint?.replace(/^([0-9a-f]{12})[0-9a-f]{52}$/, "$1"),
+  },
   { name: "platform", kind: "decisive", read: ofCell((cell) => cell.machine?.platform) },
   { name: "device", kind: "decisive", read: ofCell((cell) => cell.machine?.device) },
   { name: "devices", kind: "decisive", read: ofCell((cell) => cell.machine?.deviceCount) },

@@ -1,22 +1,12 @@
 import { basename, resolve } from "node:path";
 import { usageError } from "../../shared/errors.js";
 import { oneLine } from "../../shared/one-line.js";
-import { readResult } from "../bench/result-file.js";
+import { openResult } from "../bench/result-file.js";
 import { differing } from "./compare.js";
 import type { Report, ResultSet } from "./result-set.js";
 
-const NEXT =
-  "Give a file that kivi bench wrote (its --output). If another version of kivi wrote it, use that version or measure again.";
-
 async function readSet(path: string, name: string): Promise<ResultSet> {
-  const result = await readResult(path, NEXT);
-  if (result === undefined) {
-    throw usageError(
-      "result-missing",
-      `${path} does not exist.`,
-      "Check the path, or make the file: kivi bench MODEL --output FILE",
-    );
-  }
+  const result = await openResult(path);
   if (result.cells.length === 0) {
     throw usageError(
       "result-empty",

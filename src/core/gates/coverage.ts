@@ -1,0 +1,62 @@
+/** Refuses, before anything runs, gates that the run could not judge. */
+import { usageError } from "../../shared/errors.js";
+import { didYouMean } from "../../shared/suggest.js";
+import { BASELINE } from "../bench/caches.js";
+import type { MatrixConfig } from "../bench/config.js";
+import { shapeName } from "../bench/shapes.js";
+import type { Gate } from "./parse.js";
+
+/** A gate on what the matrix does not measure is a slip, not a finding. */
+export function requireCoverage(
+  gates: readonly Gate[],
+  config: Pick<MatrixConfig, "caches" | "suites" | "shapes">,
+): void {
+  const caches = [...new Set([BASELINE, ...config.caches])];
+  const shapes = config.shapes.map(shapeName);
+  const problems = gates.flatMap(({ text, cache, metric, shape }) => {
+    const found: string[] = [];
+    const add = (what: string, word: string, known: readonly string[]): void => {
+      if (known.includes(word)) return;
+      found.push(
+        `${text}: this run has no ${what} ${word}, only ${known.join(", ")}.${didYouMean(word, known)}`,
+      );
+    };
+    add("cache", cache, caches);
+    if (metric.suite !== undefined) add("suite", metric.suite, config.suites);
+    if (shape !== undefined) add("load", shape, shapes);
+    return found;
+  });
+  if (problems.length === 0) return;
+  const hint = "Correct the gate, or measure it with --caches, --suites and --shapes.";
+  throw usageError("gate-not-measured", problems.join("\n"), hint, { details: { problems } });
+}
+
+/** A change needs something to be a change from, and a baseline somebody who asks. */
+export function requireBaseline(gates: readonly Gate[], baseline: string | undefined): void {
+  const change = gates.find((gate) => gate.change !== undefined);
+  if (change !== undefined && baseline === undefined) {
+    throw usageError(
+      "gate-without-baseline",
+      `${change.text}: there is no earlier result to compare with.`,
+      "Name one with --baseline OLD.json.",
+    );
+  }
+  if (change === undefined && baseline !== undefined) {
+    throw usageError(
+      "baseline-without-gate",
+      `--baseline ${baseline}: no gate compares with it.`,
+      "Add one such as --fail-if 'k4v4.decode_tokens_per_second drop > 5%'.",
+    );
+  }
+}
+
+/** Two results that are not of the same thing have no drop and no rise. */
+export function requireAlike(unlike: readonly string[], baseline: string): void {
+  if (unlike.length === 0) return;
+  throw usageError(
+    "baseline-unlike",
+    `--baseline ${baseline} cannot be compared with:\n${unlike.join("\n")}`,
+    "Compare results of the same model, engine configuration and hardware.",
+    { details: { differences: unlike } },
+  );
+}

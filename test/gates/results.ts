@@ -1,0 +1,68 @@
+import { camelKeys } from "../../src/core/bench/names.js";
+import { type BenchResult, benchResultSchema, type Cell, cellSchema } from "../../src/core/bench/result.js";
+import { workerResult } from "../bench/fixtures.js";
+
+export type Load = NonNullable<Cell["throughput"]>[number];
+
+/** A measured cell; k4v4 gets a load and the text of the other two, which its recorded result is without. */
+export function cell(cache: "bf16" | "fp8" | "k4v4", more: Partial<Cell> = {}): Cell {
+  const own = camelKeys(workerResult(cache)) as Partial<Cell>;
+  const fp8 = camelKeys(workerResult("fp8")) as Partial<Cell>;
+  const text = { ...fp8.perplexity, ...own.perplexity, scoredTokens: 16368, windows: 16 };
+  return cellSchema.parse({
+    throughput: fp8.throughput,
+    ...own,
+    perplexity: text,
+    key: cache,
+    cacheDtype: cache,
+    optional: false,
+    startedAt: "2026-01-02T03:04:05.000Z",
+    seconds: 1,
+    log: "/tmp/log",
+    ...more,
+  });
+}
+
+/** A load with equal samples: no noise, these very rates. */
+export function steady(
+  shape: string,
+  prefill: number,
+  decode: number | null,
+  more: Partial<Load> = {},
+): Load {
+  const [batch = 0, context = 0, tokens = 0] = shape.split(/[x+]/).map(Number);
+  const prefillSeconds = (batch * context) / prefill;
+  const decodeSeconds = decode === null ? 0 : (batch * tokens) / decode;
+  return {
+    shape,
+    batch,
+    context,
+    new: tokens,
+    prefillTokensPerSecond: prefill,
+    decodeTokensPerSecond: decode,
+    warmupSeconds: 1,
+    samples: Array(3).fill({ prefillSeconds, totalSeconds: prefillSeconds + decodeSeconds }),
+    fits: true,
+    ...more,
+  };
+}
+
+export function result(cells: readonly Cell[], more: Partial<BenchResult> = {}): BenchResult {
+  return benchResultSchema.parse({
+    kind: "kivi-bench",
+    schemaVersion: 1,
+    tool: { name: "kivi", version: "0.1.0" },
+    createdAt: "2026-01-02T03:04:05.000Z",
+    updatedAt: "2026-01-02T03:04:05.000Z",
+    model: "/models/smollm2",
+    modelFingerprint: "f1",
+    planned: ["bf16", "fp8", "k4v4"],
+    suites: ["capacity", "throughput", "perplexity"],
+    config: { device: "cpu", kvMemoryBytes: 2 ** 30, dtype: "bfloat16" },
+    complete: true,
+    cells,
+    ...more,
+  });
+}
+
+export const good = (): BenchResult => result([cell("bf16"), cell("fp8"), cell("k4v4")]);

@@ -1,0 +1,86 @@
+"""Engines on a GPU, and what their answers are held against: the dense oracle, which runs on the CPU.
+
+A model of 16 bits differs from another implementation of itself by 1 % here without any quantization, and a key that
+lands on the other side of a rounding edge then moves a whole code; so the allowance is a part of what quantization
+does, as for bfloat16 on the CPU. A matrix product depends on the size of its batch in the last bits, so where tokens
+are compared, two that the model finds equally likely may take each other's place.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from oracle import Oracle
+from support import error_ratio, generated_logits, settings_of, whole
+from vllm import LLM, SamplingParams
+
+ALLOWED = 0.6
+"""Error of the logits, as a part of what quantization itself changes."""
+
+TIE = 0.05
+"""Logits this near, as a part of their spread, are a tie in 16 bits."""
+
+
+@contextmanager
+def open_engine(checkpoint: Path, **arguments: Any) -> Iterator[Any]:
+    """A small engine in this process."""
+    defaults: dict[str, Any] = {
+        "kv_cache_dtype": "kivi_k4v4",
+        "skip_tokenizer_init": True,
+        "max_model_len": 2048,
+        "max_num_seqs": 16,
+        "max_num_batched_tokens": 600,
+        "kv_cache_memory_bytes": 1 << 30,
+        "max_logprobs": -1,
+        "logprobs_mode": "raw_logits",
+        "disable_log_stats": False,
+        "dtype": "float16",
+        "seed": 0,
+    }
+    llm = LLM(model=str(checkpoint), **{**defaults, **arguments})
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def generate(llm: Any, prompts: list[list[int]], tokens: int = 140) -> list[Any]:
+    """Greedy answers with all logits."""
+    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=-1)
+    return llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)
+
+
+def check(
+    outputs: list[Any], checkpoint: Path, head_size: int, preset: str, dtype: str, exact_layers: Container[int] = ()
+) -> None:
+    """Every answer's logits against the oracle's."""
+    oracle, exact = (
+        Oracle(checkpoint, {**settings_of(preset, head_size), "eight_bits": True}, getattr(torch, dtype), exact_layers),
+        Oracle(checkpoint, None, getattr(torch, dtype)),
+    )
+    for output in outputs:
+        length = len(output.prompt_token_ids)
+        want = oracle.logits(whole(output)[:-1])[length - 1 :]
+        effect = error_ratio(exact.logits(whole(output)[:-1])[length - 1 :], want)
+        error = error_ratio(generated_logits(output), want)
+        assert error < max(ALLOWED * effect, 0.02), f"{length} tokens: {error} (quantization itself: {effect})"
+
+
+def check_same_tokens(outputs: list[Any], others: list[Any]) -> None:
+    """The same answers, up to the first place where the model finds both tokens equally likely."""
+    for output, other in zip(outputs, others, strict=True):
+        logits = generated_logits(output)
+        pairs = zip(output.outputs[0].token_ids, other.outputs[0].token_ids, strict=True)
+        for at, (token, instead) in enumerate(pairs):
+            if token != instead:
+                gap = (logits[at, token] - logits[at, instead]).item()
+                assert gap < TIE * logits[at].std().item(), f"{len(output.prompt_token_ids)} tokens, answer's {at}"
+                break
