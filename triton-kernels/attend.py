@@ -528,6 +528,7 @@ def attend_splits(
     scratch: tuple[torch.Tensor, torch.Tensor],
     queries: int,
     dtype: torch.dtype,
+    compiled: bool = True,
 ) -> None:
     """Rows of few queries (decode, verification of drafts), split over programs; results stay in ``scratch``.
 
@@ -537,9 +538,10 @@ def attend_splits(
         scratch: of :func:`attend_scratch`, for at least the step's tokens; its splits are the grid's.
         queries: the most queries of a row.
         dtype: the model's; that of the tensor cores' operands for exact tokens.
+        compiled: take decode.cu where it fits.
     """
     splits, ratio = scratch[1].shape[2] - 1, query.shape[1] // pages.shape[1]
-    if query.is_cuda and queries == 1 and takes(layout, windows, ratio):
+    if compiled and query.is_cuda and queries == 1 and takes(layout, windows, ratio):
         rings, least = (ring_key, ring_value), min_groups_of_a_split(layout)
         decode_splits(layout, windows, query, pages, batch, rings, scale * _LOG2_E, scratch, least)
         return

@@ -146,6 +146,11 @@ def _cuda_refusals(vllm_config: Any) -> Any:
     model = vllm_config.model_config
     if model is not None and model.dtype not in (torch.float16, torch.bfloat16):
         yield f"the model's dtype is {model.dtype}; the tensor cores take float16 or bfloat16 (--dtype)"
+    if model is not None and model.get_sliding_window() is not None and not vllm_config.use_v2_model_runner:
+        yield (
+            f"{model.hf_config.model_type} has sliding-window layers, which on CUDA need vLLM's V2 model runner: under "
+            "V1, which this configuration takes, a test failed"
+        )
     if vllm_config.parallel_config.enable_dbo:
         yield "dual batch overlap (--enable-dbo) splits a step in two, which no test covers yet"
 

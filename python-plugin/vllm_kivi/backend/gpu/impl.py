@@ -131,7 +131,7 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         scratch = work.partial(batch.seq_lens.shape[0], tokens)
         attend_splits(
             self.layout, self.windows, work.few_query[:tokens], pages, batch, *rings, self.scale, scratch, queries,
-            self._dtype,
+            self._dtype, self._vllm_config.use_v2_model_runner,  # decode.cu has not been run under the V1 runner yet
         )  # fmt: skip
         merge_splits(self.layout, self.windows, out, scratch, batch, queries, self.config.rotation)
 
