@@ -214,7 +214,7 @@ def test_the_block_count_is_honest(llm: Any) -> None:
     runner = runner_of(llm)
     rings = [layer.impl.ring for layer in runner.compilation_config.static_forward_context.values()]
     staging = sum(ring.nbytes for ring in rings)
-    tokens = 128 + 64  # keys wait for their group, values for their run
+    tokens = 128 + 128  # keys wait for their group, values for their run
     assert staging == (8 + 1) * tokens * MODEL.kv_heads * MODEL.head_size * 4 * MODEL.layers
     page = MODEL.layers * layout.page_bytes(MODEL.kv_heads)
     assert config.num_blocks == (64 * MEGABYTE - staging) // page

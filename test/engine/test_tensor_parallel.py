@@ -74,5 +74,5 @@ def test_two_ranks_answer_as_one(case: str, checkpoints: Path, engine: Any, capf
     for report in reports:
         assert (report["layers"], report["staging_slots"]) == (model.layers, 8)
         assert report["page_bytes"] == model.layers * layout.page_bytes(1)
-        assert report["staging_bytes"] == (8 + 1) * (128 + 64) * model.head_size * 4 * model.layers
+        assert report["staging_bytes"] == (8 + 1) * (128 + 128) * model.head_size * 4 * model.layers
         assert report["num_blocks"] == ((64 << 20) - report["staging_bytes"]) // report["page_bytes"]
