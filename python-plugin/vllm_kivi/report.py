@@ -55,6 +55,7 @@ def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
     ``layers`` and the bytes per token are of the KIVI layers, ``plain_layers`` keep vLLM's own cache; ``page_bytes`` is
     one block in all layers. ``tokens`` is vLLM's own block count times the block size; beside layers with a sliding
     window, whose blocks come from the same pool, what vLLM holds in sequences of the greatest length.
+    ``rank`` is of tensor parallel within one engine, ``data_parallel_rank`` tells the engines of a server apart.
     """
     from vllm.distributed import get_tensor_model_parallel_rank
     from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity
@@ -72,6 +73,8 @@ def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
         **config.describe(),
         "value_group": config.value_group_for(spec.head_size),
         "rank": get_tensor_model_parallel_rank(),
+        # Not data_parallel_rank: vLLM sets that to 0 in every engine of a dense model.
+        "data_parallel_rank": vllm_config.parallel_config.data_parallel_index,
         "block_size": spec.block_size,
         "num_blocks": blocks,
         "page_bytes": pool // blocks,

@@ -7,6 +7,7 @@ import {
   type Server,
   type ServerSettings,
   serverCommand,
+  serverEnvironment,
   startServer,
   withoutCompiler,
 } from "../core/server/index.js";
@@ -27,11 +28,9 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
     vllmArgs: withoutCompiler(context, vllm, input.rest),
   };
   const argv = serverCommand(venv, vllm, settings);
-  if (input.print || input.dryRun) {
-    return { result: { argv }, render: () => out.result(showCommand(argv)) };
-  }
   checkPlugin(context, venv);
   await checkPort(settings.host, settings.port);
+  if (input.dryRun || input.print) return dryRun(context, argv);
   const logFile = input.logFile === undefined ? defaultLogFile(context) : resolve(context.cwd, input.logFile);
   out.debug(`$ ${showCommand(argv)}`);
   out.info(`Server log: ${logFile}`);
@@ -40,6 +39,15 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   );
   announce(context, server, settings.model);
   return server.wait();
+}
+
+/** The command line that a start would run. The mark by which kivi finds a server's processes again is of one start. */
+function dryRun({ env, out }: Context, argv: readonly string[]): Outcome {
+  const changes = Object.entries(serverEnvironment(env));
+  const set = changes.filter(([, value]) => value !== undefined);
+  const unset = changes.filter(([, value]) => value === undefined).map(([name]) => name);
+  const result = { dryRun: true, argv, env: Object.fromEntries(set), unset };
+  return { result, render: () => out.result(showCommand(argv)) };
 }
 
 /** Now, not at the end: a server runs until it is stopped. */

@@ -16,7 +16,11 @@ export const serve = defineCommand({
       command: "kivi serve ./model -- --max-model-len 8192 --enforce-eager",
       explanation: "with words for vLLM itself",
     },
-    { command: "kivi serve ./model --print", explanation: "only show the command line" },
+    {
+      command: "kivi serve Qwen/Qwen3-32B -- --tensor-parallel-size 2 --data-parallel-size 2",
+      explanation: "two engines of two GPUs each",
+    },
+    { command: "kivi serve ./model --dry-run", explanation: "only check, and show vLLM's command line" },
   ],
   arguments: [
     { name: "model", description: "model folder, or name on the Hugging Face hub", required: true },
@@ -67,8 +71,11 @@ export const serve = defineCommand({
       defaultText: "a new file in kivi's cache folder",
     },
     { flags: "--timeout <seconds>", description: "limit for the start", defaultText: "900" },
-    { flags: "--print", description: "print the server's command line and exit" },
-    { flags: "--dry-run", description: "the same as --print" },
+    {
+      flags: "--dry-run",
+      description: "check everything, print vLLM's command line, start nothing (--json: and its environment)",
+    },
+    { flags: "--print", description: "as earlier versions call --dry-run", hidden: true },
   ],
   passThrough: { name: "vllm args", description: "handed to vLLM as they are" },
   schema: async () => (await import("./serve.schema.js")).schema,

@@ -1,5 +1,5 @@
 import type { ChalkInstance } from "chalk";
-import type { Server } from "../core/server/index.js";
+import type { CacheReport, Server } from "../core/server/index.js";
 import { bytes, figure, ratio, whole } from "./format.js";
 
 /** The JSON document of a server that is ready. */
@@ -16,6 +16,12 @@ export function serverDocument(server: Server, model: string): object {
     log: server.logFile,
     cache: { ...report, ratioToBf16: report.tokens / report.bf16Tokens },
   };
+}
+
+/** Over how many workers the cache lies, where it is not one. */
+function spread({ engines, ranks }: CacheReport): string {
+  if (engines > 1) return `, ${engines} engines of together ${ranks} ranks`;
+  return ranks > 1 ? `, ${ranks} ranks` : "";
 }
 
 /** The same for people. */
@@ -35,7 +41,7 @@ export function serverSummary(server: Server, model: string, colour: ChalkInstan
     ["address", server.url],
     ["OpenAI base URL", `${server.url}/v1`],
     ["model", model],
-    ["cache", `KIVI ${report.preset} (${addition}), ${report.layers} layers`],
+    ["cache", `KIVI ${report.preset} (${addition}), ${report.layers} layers${spread(report)}`],
     [
       "memory",
       `${perToken}, bf16 ${figure(report.bf16BytesPerToken)} (${ratio(report.bf16BytesPerToken, report.bytesPerToken)})`,

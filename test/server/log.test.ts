@@ -83,6 +83,7 @@ describe("the workers' reports", () => {
       keyWindow: 128,
       valueResidual: 32,
       valueWindow: 96,
+      engines: 1,
       ranks: 2,
       layers: 32,
       bytesPerToken: 201,
@@ -92,6 +93,24 @@ describe("the workers' reports", () => {
       stagingBytes: 2000,
     });
     expect(combineReports([])).toBeUndefined();
+  });
+
+  it("add up over the engines of data parallel, where a token is kept by one engine only", () => {
+    const engine = (index: number, more: object) =>
+      [0, 1].map((number) => rank(number, { data_parallel_rank: index, ...more }));
+    const lines = [...engine(0, {}), ...engine(1, { tokens: 500, bf16_tokens: 100 }), rank(0)];
+    const reports = lines.map(parseReport).filter((line) => line !== undefined);
+    expect(combineReports(reports)).toMatchObject({
+      engines: 2,
+      ranks: 4,
+      layers: 32,
+      bytesPerToken: 201,
+      bf16BytesPerToken: 1024,
+      tokens: 1279 + 500,
+      bf16Tokens: 300 + 100,
+      stagingSlots: 16,
+      stagingBytes: 4000,
+    });
   });
 
   it.each([["KIVI_REPORT {"], [rank(0, { version: 2 })], [rank(0, { bytes_per_token: null })]])(

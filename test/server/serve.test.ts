@@ -2,7 +2,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
+import { execa } from "execa";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { z } from "zod";
 import { freePort } from "../../src/core/server/index.js";
 import { bareEnvironment, kivi, repository, temporaryFolder } from "../helpers/cli.js";
 import { listening, makeModel, makeVenv, processes } from "./helpers.js";
@@ -16,6 +18,8 @@ beforeAll(() => {
 
 interface Started {
   child: ChildProcess;
+  /** Of kivi. */
+  argv: string[];
   port: number;
   pids: string;
   stdout: () => string;
@@ -35,16 +39,21 @@ afterEach(() => {
   }
 });
 
-async function serve(behaviour: string, options: string[] = []): Promise<Started> {
+async function serve(
+  behaviour: string,
+  options: string[] = [],
+  more: { words?: string[]; env?: Record<string, string> } = {},
+): Promise<Started> {
   const model = makeModel(folder, behaviour);
   const port = await freePort("127.0.0.1");
   runs += 1;
   const pids = join(folder, `pids-${runs}`);
   const startedAt = Date.now();
-  const argv = ["serve", model, "--venv", venv, "--port", String(port), ...options, "--", "--pids", pids];
+  const argv = ["serve", model, "--venv", venv, "--port", String(port), ...options];
+  argv.push("--", "--pids", pids, ...(more.words ?? []));
   const child = spawn(process.execPath, [join(repository, "bin", "kivi.js"), ...argv], {
     cwd: folder,
-    env: bareEnvironment(folder),
+    env: more.env ?? bareEnvironment(folder),
     stdio: ["ignore", "pipe", "pipe"],
   });
   let stdout = "";
@@ -63,7 +72,7 @@ async function serve(behaviour: string, options: string[] = []): Promise<Started
   const ended = new Promise<{ code: number | null; seconds: number }>((resolve) =>
     child.on("close", (code) => resolve({ code, seconds: (Date.now() - startedAt) / 1000 })),
   );
-  const run = { child, port, pids, stdout: () => stdout, stderr: () => stderr, ready, ended };
+  const run = { child, argv, port, pids, stdout: () => stdout, stderr: () => stderr, ready, ended };
   started.push(run);
   return run;
 }
@@ -87,6 +96,15 @@ describe("kivi serve", () => {
     await expectNothingLeft(run, 1);
     const log = /log\s+(\/.*\.log)/.exec(run.stdout())?.[1] ?? "";
     expect(readFileSync(log, "utf8")).toContain("KIVI_REPORT");
+  });
+
+  it("adds the caches of engines side by side", async () => {
+    const run = await serve("engines");
+    await run.ready;
+    expect(run.stdout()).toContain("30 layers, 2 engines of together 2 ranks");
+    expect(run.stdout()).toContain("6,165 bytes per token, bf16 23,040 (3.74x)");
+    expect(run.stdout()).toContain("25,600, bf16 7,680 in the same memory, staging included (3.33x)");
+    expect(run.stdout()).toContain("45.0 MiB for 16 sequences");
   });
 
   it.each([
@@ -240,7 +258,13 @@ describe("kivi serve refuses", () => {
   });
 });
 
-describe("kivi serve --print", () => {
+describe("kivi serve --dry-run", () => {
+  const dryRun = async (args: string[]) => {
+    const { code, stdout } = await kivi(["serve", ...args], { home: folder });
+    expect(code).toBe(0);
+    return stdout;
+  };
+
   it("shows the command line that would run", async () => {
     const model = makeModel(folder, "good");
     const settings = [
@@ -255,14 +279,66 @@ describe("kivi serve --print", () => {
       "--no-rotation",
       "--clipping",
     ];
-    const own = ["--preset", "k4v2", ...settings, "--print"];
-    const words = ["--", "--additional-config", '{"a":1}', "--enforce-eager"];
-    const { code, stdout } = await kivi(["serve", model, "--venv", venv, ...own, ...words], { home: folder });
-    expect(code).toBe(0);
+    const port = await freePort("127.0.0.1");
+    const own = ["--venv", venv, "--port", String(port), "--preset", "k4v2", ...settings, "--dry-run"];
+    const words = ["--", "--additional-config", '{"a":1}', "--tensor-parallel-size", "2", "-dp=2"];
     const config =
       '{"a":1,"kivi":{"key_group":64,"key_window":32,"value_residual":16,"value_window":0,"rotation":false,"clipping":true}}';
-    expect(stdout).toBe(
-      `${venv}/bin/vllm serve ${model} --kv-cache-dtype kivi_k4v2 --host 127.0.0.1 --port 8000 --enforce-eager --additional-config '${config}'`,
+    expect(await dryRun([model, ...own, ...words])).toBe(
+      `${venv}/bin/vllm serve ${model} --kv-cache-dtype kivi_k4v2 --host 127.0.0.1 --port ${port} --tensor-parallel-size 2 -dp=2 --additional-config '${config}'`,
     );
+  });
+
+  it("shows what a start then runs, word for word and with the same environment", async () => {
+    const words = ["--served-model-name", "it's $HOME", "", "a\nb", "--speculative-config", '{"a": "*"}'];
+    const environment = { ...bareEnvironment(folder), PYTHONDONTWRITEBYTECODE: "1", RAY_DEDUP_LOGS: "1" };
+    const run = await serve("good", ["--key-group", "64"], { words, env: environment });
+    await run.ready;
+    run.child.kill("SIGTERM");
+    await run.ended;
+    const began = z
+      .object({ argv: z.array(z.string()), env: z.record(z.string(), z.string()) })
+      .parse(JSON.parse(readFileSync(`${run.pids}.json`, "utf8")));
+
+    const dashes = run.argv.indexOf("--");
+    const again = (...options: string[]) => [
+      ...run.argv.slice(1, dashes),
+      ...options,
+      ...run.argv.slice(dashes),
+    ];
+    const shown = z
+      .strictObject({
+        dryRun: z.literal(true),
+        argv: z.array(z.string()),
+        env: z.record(z.string(), z.string()),
+        unset: z.array(z.string()),
+      })
+      .parse(JSON.parse(await dryRun(again("--dry-run", "--json"))));
+    expect(shown.argv).toEqual(began.argv);
+    const kept = Object.entries(environment).filter(([name]) => !shown.unset.includes(name));
+    const { KIVI_SERVER_ID: mark, ...env } = began.env;
+    expect(mark).toMatch(/^[\da-f-]{36}$/);
+    expect(env).toEqual({ ...Object.fromEntries(kept), ...shown.env });
+
+    const text = await dryRun(again("--dry-run"));
+    const { stdout } = await execa("sh", ["-c", `printf '%s\\0' ${text}`]);
+    expect(stdout.split("\0").slice(0, -1)).toEqual(began.argv);
+    expect(await dryRun(again("--print"))).toBe(text);
+  });
+
+  it("refuses what a start would refuse", async () => {
+    const model = makeModel(folder, "good");
+    const refusal = async (args: string[]) => {
+      const { code, stdout } = await kivi(["serve", model, ...args, "--dry-run", "--json"], { home: folder });
+      return { code, error: (JSON.parse(stdout) as { error: { code: string } }).error.code };
+    };
+    const bare = makeVenv(join(folder, "plain"), { plugin: false });
+    expect(await refusal(["--venv", bare])).toEqual({ code: 3, error: "plugin-missing" });
+    const other = createServer((_, response) => response.end()).listen(0, "127.0.0.1");
+    await new Promise((resolve) => other.once("listening", resolve));
+    const { port } = other.address() as { port: number };
+    const found = await refusal(["--venv", venv, "--port", String(port)]);
+    other.close();
+    expect(found).toEqual({ code: 3, error: "port-in-use" });
   });
 });

@@ -2,7 +2,7 @@
 // A program with the ways of a vLLM server that are hard on whoever has to stop it. Started as
 // `vllm serve BEHAVIOUR --kv-cache-dtype ... --host H --port P [words]`; it opens a real port and real processes.
 import { spawn } from "node:child_process";
-import { appendFileSync } from "node:fs";
+import { appendFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 
 const argv = process.argv.slice(2);
@@ -38,6 +38,8 @@ const log = (text) => line(`(APIServer pid=${process.pid}) ${text}`);
 // Every process writes itself down, so that the test can see that all of them are gone.
 const pidFile = value("--pids");
 appendFileSync(pidFile, `${process.pid}\n`);
+// And how it was started.
+writeFileSync(`${pidFile}.json`, JSON.stringify({ argv: process.argv.slice(1), env: process.env }));
 const deaf = `
   require("fs").appendFileSync(${JSON.stringify(pidFile)}, process.pid + "\\n");
   for (const name of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(name, () => {});
@@ -46,8 +48,10 @@ const child = (code, options = {}) => spawn(process.execPath, ["-e", code], { st
 const serve = () =>
   createServer((_, response) => response.end()).listen(Number(value("--port")), value("--host"), () => {
     log("INFO 01-01 00:00:00 [api_server.py:1] Starting vLLM server on http://here");
-    if (behaviour !== "silent")
-      line(`(Worker pid=1) INFO 01-01 [report.py:1] KIVI_REPORT ${JSON.stringify(REPORT)}`);
+    if (behaviour === "silent") return;
+    const engines = behaviour === "engines" ? [{ data_parallel_rank: 0 }, { data_parallel_rank: 1 }] : [{}];
+    for (const engine of engines)
+      line(`(Worker pid=1) INFO 01-01 [report.py:1] KIVI_REPORT ${JSON.stringify({ ...REPORT, ...engine })}`);
   });
 
 log("INFO 01-01 00:00:00 [model.py:1] Resolved architecture: LlamaForCausalLM");

@@ -4,7 +4,8 @@ import { dirname, join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { environmentError, systemCode, usageError } from "../../shared/errors.js";
 import type { Plan } from "../../shared/plan.js";
-import { assembleProject, type ProjectFile } from "./project.js";
+import { assembleDeployment, type DeployOptions } from "../deploy/index.js";
+import { assembleProject, type PluginProject, type ProjectFile } from "./project.js";
 import { buildWheel, wheelBytes } from "./wheel.js";
 
 export interface GenerateReport {
@@ -39,21 +40,35 @@ async function writeAll(folder: string, files: readonly ProjectFile[]): Promise<
   }
 }
 
-/** The actions that write the plugin project out, complete or not at all. */
+interface GenerateOptions {
+  readonly wheel?: boolean;
+  readonly deploy?: DeployOptions | undefined;
+}
+
+async function assemble(
+  context: Context,
+  project: PluginProject,
+  { wheel, deploy }: GenerateOptions,
+): Promise<readonly ProjectFile[]> {
+  if (deploy !== undefined) return assembleDeployment(context.paths, project, deploy);
+  if (!wheel) return project.files;
+  const built = buildWheel(project);
+  return [...project.files, { path: `dist/${built.fileName}`, data: wheelBytes(built) }];
+}
+
+/** The actions that write the plugin project out, or a deployment with it, complete or not at all. */
 export async function planGenerate(
   context: Context,
   folder: string,
-  options: { wheel?: boolean } = {},
+  options: GenerateOptions = {},
 ): Promise<GeneratePlan> {
   const path = resolve(context.cwd, folder);
   checkTarget(path);
   const project = await assembleProject(context.paths, context.version);
-  const wheel = buildWheel(project);
-  const extra = options.wheel ? [{ path: `dist/${wheel.fileName}`, data: wheelBytes(wheel) }] : [];
-  const files = [...project.files, ...extra];
+  const files = await assemble(context, project, options);
   const staged = `${path}.${process.pid}.tmp`;
   return {
-    title: `Write the plugin project ${project.version} to ${path}`,
+    title: `Write ${options.deploy === undefined ? "the plugin project" : "a deployment of the plugin"} ${project.version} to ${path}`,
     report: () => ({ path, version: project.version, files: files.map((file) => file.path) }),
     actions: [
       {

@@ -1,5 +1,5 @@
 export { DISTRIBUTION } from "./distribution.js";
-export { planGenerate } from "./generate.js";
+export { type GenerateReport, planGenerate } from "./generate.js";
 export { type InstallReport, installPlugin, planInstall } from "./install.js";
 export { findInstalled, type InstalledPlugin } from "./installed.js";
 export { planUninstall } from "./uninstall.js";

@@ -187,7 +187,7 @@ export class FailureWatch {
       code: "server-failed",
       exitCode: EXIT.child,
       reason: `${this.#firstException ?? (this.#last || "it said nothing")} (${how})`,
-      hint: "Read the server's log, named above; kivi serve --print shows the command to try by hand.",
+      hint: "Read the server's log, named above; kivi serve --dry-run shows the command to try by hand.",
     };
   }
 }

@@ -15,7 +15,10 @@ const rankReportSchema = z.looseObject({
   value_window: count,
   rotation: z.boolean(),
   clipping: z.boolean(),
+  /** Of tensor parallel. */
   rank: count,
+  /** The engine; a plugin without the word knows of one engine only. */
+  data_parallel_rank: count.default(0),
   block_size: count,
   layers: count,
   bytes_per_token: z.number().positive(),
@@ -28,7 +31,7 @@ const rankReportSchema = z.looseObject({
 
 export type RankReport = z.infer<typeof rankReportSchema>;
 
-/** The cache of the whole server: all ranks together. */
+/** The cache of the whole server: all ranks of all engines together. */
 export interface CacheReport {
   readonly preset: string;
   readonly keyBits: number;
@@ -40,16 +43,20 @@ export interface CacheReport {
   readonly valueWindow: number;
   readonly rotation: boolean;
   readonly clipping: boolean;
+  /** Engines side by side (data parallel), each with a cache of its own. */
+  readonly engines: number;
+  /** Workers, of all engines. */
   readonly ranks: number;
   readonly layers: number;
   readonly blockSize: number;
-  /** Pages only, summed over layers and ranks. */
+  /** Pages only, summed over layers and the ranks of one engine: a token is kept by one engine. */
   readonly bytesPerToken: number;
   readonly bf16BytesPerToken: number;
-  /** As vLLM counts them. */
+  /** As vLLM counts them, summed over engines. */
   readonly tokens: number;
   /** What the same memory, staging included, would hold in bf16. */
   readonly bf16Tokens: number;
+  /** Sequences at a time, summed over engines. */
   readonly stagingSlots: number;
   readonly stagingBytes: number;
 }
@@ -67,14 +74,35 @@ export function parseReport(line: string): RankReport | undefined {
   }
 }
 
-/** All ranks as one cache; undefined while there is none. A rank that reported twice counts once, by its last word. */
+/** The sum over ranks or engines. */
+function sum<T>(all: readonly T[], pick: (one: T) => number): number {
+  return all.reduce((total, one) => total + pick(one), 0);
+}
+
+/** The last report of every rank of every engine, by engine. */
+function byEngine(lines: readonly RankReport[]): RankReport[][] {
+  const engines = new Map<number, Map<number, RankReport>>();
+  for (const line of lines) {
+    const ranks = engines.get(line.data_parallel_rank) ?? new Map<number, RankReport>();
+    engines.set(line.data_parallel_rank, ranks.set(line.rank, line));
+  }
+  return [...engines.values()].map((ranks) => [...ranks.values()]);
+}
+
+/**
+ * All ranks as one cache; undefined while there is none. A rank that reported twice counts once, by its last word.
+ * The ranks of an engine share each token, and the engine holds what its fullest rank does; engines hold tokens each
+ * of their own.
+ */
 export function combineReports(lines: readonly RankReport[]): CacheReport | undefined {
-  const ranks = [...new Map(lines.map((line) => [line.rank, line])).values()];
+  const engines = byEngine(lines);
+  const ranks = engines.flat();
   const [first] = ranks;
   if (first === undefined) return undefined;
-  const sum = (pick: (rank: RankReport) => number): number =>
-    ranks.reduce((all, rank) => all + pick(rank), 0);
-  const least = (pick: (rank: RankReport) => number): number => Math.min(...ranks.map(pick));
+  const perToken = (pick: (rank: RankReport) => number): number =>
+    Math.max(...engines.map((engine) => sum(engine, pick)));
+  const held = (pick: (rank: RankReport) => number): number =>
+    sum(engines, (engine) => Math.min(...engine.map(pick)));
   return {
     preset: first.preset,
     keyBits: first.key_bits,
@@ -86,14 +114,15 @@ export function combineReports(lines: readonly RankReport[]): CacheReport | unde
     valueWindow: first.value_window,
     rotation: first.rotation,
     clipping: first.clipping,
+    engines: engines.length,
     ranks: ranks.length,
     layers: Math.max(...ranks.map((rank) => rank.layers)),
     blockSize: first.block_size,
-    bytesPerToken: sum((rank) => rank.bytes_per_token),
-    bf16BytesPerToken: sum((rank) => rank.bf16_bytes_per_token),
-    tokens: least((rank) => rank.tokens),
-    bf16Tokens: least((rank) => rank.bf16_tokens),
-    stagingSlots: first.staging_slots,
-    stagingBytes: sum((rank) => rank.staging_bytes),
+    bytesPerToken: perToken((rank) => rank.bytes_per_token),
+    bf16BytesPerToken: perToken((rank) => rank.bf16_bytes_per_token),
+    tokens: held((rank) => rank.tokens),
+    bf16Tokens: held((rank) => rank.bf16_tokens),
+    stagingSlots: held((rank) => rank.staging_slots),
+    stagingBytes: sum(ranks, (rank) => rank.staging_bytes),
   };
 }

@@ -6,6 +6,7 @@ import type { Finished, RunningProcess } from "../../shared/process.js";
 import { type Step, seconds } from "../../shared/progress.js";
 import type { InstalledVllm, Venv } from "../venv/index.js";
 import { Descendants, TAG } from "./descendants.js";
+import { serverEnvironment } from "./environment.js";
 import { type FailureContext, FailureWatch } from "./failures.js";
 import { FIRST_PHASE, PhaseTracker } from "./phases.js";
 import { baseUrl, isFree } from "./port.js";
@@ -99,11 +100,7 @@ class VllmServer {
         cwd: context.cwd,
         logFile,
         env: {
-          // The report is a line of level INFO. Byte code spares every later start half of its imports.
-          VLLM_LOGGING_LEVEL: context.env.VLLM_LOGGING_LEVEL === "DEBUG" ? "DEBUG" : "INFO",
-          PYTHONDONTWRITEBYTECODE: undefined,
-          PYTHONUNBUFFERED: "1",
-          NO_COLOR: "1",
+          ...serverEnvironment(context.env),
           ...env,
           [TAG]: tag,
         },

@@ -46,7 +46,7 @@ function checkArguments(words: readonly string[]): void {
       throw usageError(
         "unsupported-argument",
         `${flag} after -- is not supported: kivi serve watches the server over plain HTTP at its root.`,
-        "Remove it, or take the command line from kivi serve --print and start vLLM yourself.",
+        "Remove it, or take the command line from kivi serve --dry-run and start vLLM yourself.",
       );
     }
   }
