@@ -18,6 +18,8 @@ export interface Finding {
 export interface Facts {
   venv: Venv;
   vllm: InstalledVllm;
+  /** No install is under way or half done, so what is found will still be so. */
+  settled: true;
   plugin: InstalledPlugin;
   device: Device;
 }

@@ -33,8 +33,11 @@ const leftovers: Check = {
     const venv = need(subject, "venv");
     const found = findLeftovers(venv);
     const finding = leftoversFinding(found, venv.path);
+    const unsettled = found.lock?.held || found.work?.unfinished;
+    if (!unsettled) subject.facts.settled = true;
     if (!subject.fix || finding.status === "ok" || found.lock?.held) return finding;
     const undone = await clearLeftovers(venv);
+    subject.facts.settled = true;
     const done = undone ? "the change that was half done is taken back" : "what was left is removed";
     return { ...ok(`repaired: ${done}`), fixed: true };
   },
@@ -43,7 +46,7 @@ const leftovers: Check = {
 const plugin: Check = {
   id: "plugin",
   title: "plugin",
-  needs: ["venv"],
+  needs: ["venv", "settled"],
   run: (subject) => {
     const venv = need(subject, "venv");
     const found = findInstalled(venv);

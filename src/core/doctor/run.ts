@@ -4,6 +4,7 @@ import { type Check, type CheckResult, type Facts, type Finding, fail, type Subj
 const UNKNOWN: Record<keyof Facts, string> = {
   venv: "the environment's Python does not run",
   vllm: "there is no vLLM",
+  settled: "an install is under way or half done",
   plugin: "there is no plugin to look at",
   device: "PyTorch was not asked for the device",
 };
