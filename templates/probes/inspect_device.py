@@ -45,12 +45,12 @@ class Messages(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def inspect_compiler() -> dict[str, Any] | None:
-    """Whether the plugin can load NVRTC, and its words where it cannot; None without the plugin."""
+def inspect_compiler() -> dict[str, Any]:
+    """Whether the plugin can load NVRTC, and its words where it cannot."""
     try:
         from vllm_kivi.kernels.decode import compiler_works
-    except ImportError:
-        return None
+    except ImportError as error:
+        return {"works": False, "message": f"the plugin's decode kernel cannot be imported: {error}"}
     messages = Messages()
     logger = logging.getLogger("vllm.vllm_kivi")
     logger.addHandler(messages)
@@ -59,8 +59,9 @@ def inspect_compiler() -> dict[str, Any] | None:
 
 
 def inspect_device() -> dict[str, Any]:
-    """All of it. Keys that were not looked at, for lack of a GPU, are None or empty."""
-    answer: dict[str, Any] = {"driver": inspect_driver(), "gpus": [], "compiler": None, "torch_error": None}
+    """All of it; without a GPU that PyTorch can use, ``gpus`` is empty and the compiler was not asked for."""
+    compiler = {"works": False, "message": "not asked for without a GPU"}
+    answer: dict[str, Any] = {"driver": inspect_driver(), "gpus": [], "compiler": compiler, "torch_error": None}
     try:
         import torch
     except Exception as error:

@@ -3,6 +3,7 @@ import type { CheckResult } from "../../src/core/doctor/check.js";
 import { deviceChecks } from "../../src/core/doctor/device.js";
 import type { Device } from "../../src/core/doctor/device-probe.js";
 import { runChecks } from "../../src/core/doctor/run.js";
+import type { InstalledPlugin } from "../../src/core/plugin/index.js";
 import type { Venv } from "../../src/core/venv/index.js";
 import type { Context } from "../../src/shared/context.js";
 
@@ -38,6 +39,7 @@ async function check(
   const facts = {
     venv: { path: "/venv", python: "/venv/bin/python" } as Venv,
     vllm: { distribution: options.vllm ?? "vllm", version: "0.26.0" },
+    plugin: {} as InstalledPlugin,
   };
   const results = await runChecks(deviceChecks, {
     context,
@@ -67,7 +69,7 @@ describe("checks of the GPU", () => {
     ["skip", "no NVIDIA driver", { driver: null }],
     ["skip", "no NVIDIA GPU is visible", { driver: { cuda: 13000, init: 100 } }],
   ] as const)("driver: %s, %s", async (status, message, change) => {
-    const results = await check({ ...healthy, gpus: [], compiler: null, ...change });
+    const results = await check({ ...healthy, gpus: [], ...change });
     expect(results.driver).toMatchObject({ status, message: expect.stringContaining(message) });
     expect(results.gpu).toMatchObject({ status: "skip", message: "no GPU that PyTorch can use" });
   });

@@ -3,9 +3,9 @@ import { join } from "node:path";
 import type { CheckResult, DoctorReport } from "../../src/core/doctor/index.js";
 import { type App, makeVenv, sitePackages } from "../helpers/stand-in.js";
 
-/** A venv with the stand-ins of vLLM's CPU build and of PyTorch, and the plugin of `app` in it. */
-export async function makeHealthyVenv(app: App): Promise<string> {
-  const venv = makeVenv({ vllm: "0.26.0+cpu" });
+/** A venv with the stand-ins of vLLM (its CPU build) and of PyTorch, and the plugin of `app` in it. */
+export async function makeHealthyVenv(app: App, { vllm = "0.26.0+cpu" } = {}): Promise<string> {
+  const venv = makeVenv({ vllm });
   const torch = join(sitePackages(venv), "torch");
   mkdirSync(torch);
   writeFileSync(join(torch, "__init__.py"), "from . import version\n__version__ = '2.11.0+cpu'\n");

@@ -22,7 +22,7 @@ const device = z.strictObject({
     .nullable(),
   torch_error: z.string().nullable(),
   gpus: z.array(gpu),
-  compiler: z.strictObject({ works: z.boolean(), message: z.string() }).nullable(),
+  compiler: z.strictObject({ works: z.boolean(), message: z.string() }),
 });
 
 export type Gpu = z.output<typeof gpu>;

@@ -93,8 +93,13 @@ function memoryFinding(gpus: readonly Gpu[]): Finding {
 }
 
 /** A check of the GPUs that PyTorch can use; skipped where there is none. */
-function ofGpus(id: string, title: string, judge: (device: Device) => Finding): Check {
-  const needs: (keyof Facts)[] = ["venv", "vllm", "device"];
+function ofGpus(
+  id: string,
+  title: string,
+  judge: (device: Device) => Finding,
+  more: readonly (keyof Facts)[] = [],
+): Check {
+  const needs: (keyof Facts)[] = ["venv", "vllm", "device", ...more];
   const run = (subject: Subject): Finding => {
     const device = need(subject, "device");
     if (isCpuBuild(need(subject, "vllm"))) return skip("vLLM's CPU build");
@@ -116,12 +121,18 @@ const driver: Check = {
   },
 };
 
-const nvrtc = ofGpus("nvrtc", "NVRTC", ({ compiler }) => {
-  if (compiler === null) return skip("the plugin's kernels cannot be imported");
-  return compiler.works
-    ? ok("the decode kernel can be compiled")
-    : warn(compiler.message, "Install vLLM again with its dependencies (nvidia-cuda-nvrtc, cuda-bindings).");
-});
+const nvrtc = ofGpus(
+  "nvrtc",
+  "NVRTC",
+  ({ compiler }) =>
+    compiler.works
+      ? ok("the decode kernel can be compiled")
+      : warn(
+          compiler.message,
+          "Install vLLM again with its dependencies (nvidia-cuda-nvrtc, cuda-bindings).",
+        ),
+  ["plugin"],
+);
 
 export const deviceChecks: readonly Check[] = [
   driver,
