@@ -72,7 +72,7 @@ describe("kivi doctor", () => {
   it("prints a line for each check and what to do next", async () => {
     const { code, stdout, stderr } = await app.run(["doctor", makeVenv({ vllm: false })]);
     expect(code).toBe(1);
-    expect(stdout).toMatch(/^ok {4}Python: Python 3\./m);
+    expect(stdout).toMatch(/^ok {4}interpreter: Python 3\./m);
     expect(stdout).toMatch(/^fail {2}vLLM: There is no vLLM in .*\n {6}next: Install it/m);
     expect(stdout).toMatch(/^skip {2}vLLM loads the plugin: there is no vLLM$/m);
     expect(stdout).toMatch(/\d+ ok, \d+ to look at, 2 failed, \d+ skipped$/);

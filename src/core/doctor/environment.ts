@@ -7,7 +7,7 @@ const SHOWN_SCRIPTS = 3;
 
 const python: Check = {
   id: "python",
-  title: "Python",
+  title: "interpreter",
   run: async (subject) => {
     const venv = await openVenv(subject.context, subject.path);
     subject.facts.venv = venv;
