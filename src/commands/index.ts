@@ -1,6 +1,7 @@
 import type { CommandSpec } from "../shared/command.js";
 import { bench } from "./bench.js";
 import { demo } from "./demo.js";
+import { doctor } from "./doctor.js";
 import { gate } from "./gate.js";
 import { generate } from "./generate.js";
 import { install } from "./install.js";
@@ -13,6 +14,7 @@ import { uninstall } from "./uninstall.js";
 export const commands: readonly CommandSpec[] = [
   install,
   uninstall,
+  doctor,
   generate,
   serve,
   bench,

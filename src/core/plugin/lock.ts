@@ -65,19 +65,35 @@ export function acquireLock(gate: FileGate, site: string): () => void {
   throw busy(site, undefined, path);
 }
 
-function takeOver(path: string, site: string): void {
-  let found: ReturnType<typeof read>;
-  let ageMs: number;
+interface FoundLock {
+  readonly text: string;
+  readonly owner: Owner | undefined;
+  readonly held: boolean;
+}
+
+function look(path: string): FoundLock | undefined {
   try {
-    found = read(path);
-    ageMs = Date.now() - statSync(path).mtimeMs;
+    const { text, owner } = read(path);
+    const ageMs = Date.now() - statSync(path).mtimeMs;
+    // A lock that cannot be read is either being written right now or what a crash left.
+    return { text, owner, held: owner === undefined ? ageMs < HALF_WRITTEN_MS : alive(owner) };
   } catch (error) {
-    if (systemCode(error) === "ENOENT") return;
+    if (systemCode(error) === "ENOENT") return undefined;
     throw error;
   }
-  // A lock that cannot be read is either being written right now or what a crash left.
-  const held = found.owner === undefined ? ageMs < HALF_WRITTEN_MS : alive(found.owner);
-  if (held) throw busy(site, found.owner, path);
+}
+
+/** The lock of an environment as it is found: whose it is, and whether that process may still run. */
+export function inspectLock(site: string): { path: string; held: boolean; owner: string } | undefined {
+  const path = join(site, LOCK);
+  const found = look(path);
+  return found && { path, held: found.held, owner: nameOf(found.owner) };
+}
+
+function takeOver(path: string, site: string): void {
+  const found = look(path);
+  if (found === undefined) return;
+  if (found.held) throw busy(site, found.owner, path);
   const aside = `${path}.stale-${process.pid}`;
   try {
     renameSync(path, aside);
@@ -90,11 +106,14 @@ function takeOver(path: string, site: string): void {
   else renameSync(aside, path);
 }
 
+function nameOf(owner: Owner | undefined): string {
+  return owner === undefined ? "another kivi" : `process ${owner.pid} on ${owner.host}`;
+}
+
 function busy(site: string, owner: Owner | undefined, path: string): Error {
-  const who = owner === undefined ? "another kivi" : `process ${owner.pid} on ${owner.host}`;
   return environmentError(
     "environment-busy",
-    `${site} is being changed by ${who}.`,
+    `${site} is being changed by ${nameOf(owner)}.`,
     `Wait for it and run again. If no kivi runs there, remove ${path}.`,
   );
 }

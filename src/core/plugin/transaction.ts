@@ -131,6 +131,13 @@ export class Transaction {
   }
 }
 
+/** What a killed transaction left: a change half done, or only files that were moved aside or staged. */
+export function inspectWork(site: string): { path: string; unfinished: boolean } | undefined {
+  const path = join(site, WORK);
+  if (!existsSync(path)) return undefined;
+  return { path, unfinished: existsSync(join(path, JOURNAL)) && !existsSync(join(path, DONE)) };
+}
+
 /**
  * Takes back what an unfinished transaction did, or finishes the clean-up of a finished one; safe to call twice, and
  * when there is nothing to do. Tells whether a change was taken back.
@@ -138,7 +145,7 @@ export class Transaction {
 export function recover(gate: FileGate, site: string): boolean {
   const work = join(site, WORK);
   const path = join(work, JOURNAL);
-  const undo = existsSync(path) && !existsSync(join(work, DONE));
+  const undo = inspectWork(site)?.unfinished === true;
   if (undo) takeBack(gate, JSON.parse(readFileSync(path, "utf8")) as Journal);
   if (existsSync(work)) {
     // The journal goes first: without it, what remains of the work folder is only rubbish.

@@ -1,4 +1,4 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync, lstatSync, readlinkSync, statSync } from "node:fs";
 import { realpath } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
@@ -51,12 +51,8 @@ export function resolveVenvPath(context: Context, given?: string): string {
 /** Marks a folder that kivi makes and has not finished; such a folder may be removed without asking. */
 export const UNFINISHED = ".kivi-unfinished";
 
-/** Opens an environment and asks its interpreter what is in it. */
-export async function openVenv(
-  context: Context,
-  path: string,
-  options: { unfinished?: boolean } = {},
-): Promise<Venv> {
+/** The folder at a path, or one error that says why it cannot be an environment. */
+export function requireVenvFolder(context: Context, path: string): string {
   const where = resolve(context.cwd, path);
   const stat = statSync(where, { throwIfNoEntry: false });
   if (stat === undefined) {
@@ -69,13 +65,39 @@ export async function openVenv(
   if (!stat.isDirectory()) {
     throw environmentError("not-a-venv", `${where} is a file, not a virtual environment.`, CREATE_HINT);
   }
-  const python = join(where, "bin", "python");
-  const missing = [join(where, "pyvenv.cfg"), python].filter((file) => !existsSync(file));
+  const needed = [join(where, "pyvenv.cfg"), pythonOf(where)];
+  const missing = needed.filter((file) => lstatSync(file, { throwIfNoEntry: false }) === undefined);
   if (missing.length > 0) {
     throw environmentError(
       "not-a-venv",
       `${where} is not a virtual environment: ${missing.join(" and ")} ${missing.length > 1 ? "are" : "is"} missing.`,
       `Name the environment that holds vLLM, or make one: ${CREATE_HINT}`,
+    );
+  }
+  return where;
+}
+
+function pythonOf(venv: string): string {
+  return join(venv, "bin", "python");
+}
+
+function makeAgain(where: string): string {
+  return `Make it again: rm -r ${where} && kivi install --create ${where} --device cpu|cuda`;
+}
+
+/** Opens an environment and asks its interpreter what is in it. */
+export async function openVenv(
+  context: Context,
+  path: string,
+  options: { unfinished?: boolean } = {},
+): Promise<Venv> {
+  const where = requireVenvFolder(context, path);
+  const python = pythonOf(where);
+  if (!existsSync(python)) {
+    throw environmentError(
+      "venv-broken",
+      `${python} is a link to ${readlinkSync(python)}, which is gone: the Python that made this environment was removed.`,
+      makeAgain(where),
     );
   }
   if (existsSync(join(where, UNFINISHED)) && options.unfinished !== true) {
@@ -92,7 +114,7 @@ export async function openVenv(
     {
       what: `Asking ${python} what is installed`,
       code: "venv-broken",
-      hint: `The environment does not run. Make it again: rm -r ${where} && kivi install --create ${where} --device cpu|cuda`,
+      hint: `The environment does not run. ${makeAgain(where)}`,
       signal: context.signal,
       timeoutMs: 60_000,
     },

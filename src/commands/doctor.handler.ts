@@ -1,0 +1,15 @@
+import { examine } from "../core/doctor/index.js";
+import { resolveVenvPath } from "../core/venv/index.js";
+import { renderChecks } from "../report/checks.js";
+import type { Handler } from "../shared/command.js";
+import type { DoctorInput } from "./doctor.schema.js";
+
+export const handler: Handler<DoctorInput> = async (input, context) => {
+  const path = resolveVenvPath(context, input.venv);
+  const report = await examine(context, path, { model: input.model, fix: input.fix });
+  return {
+    exitCode: report.healthy ? 0 : 1,
+    result: report,
+    render: (out) => out.result(renderChecks(report, out)),
+  };
+};

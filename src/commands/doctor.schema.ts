@@ -1,0 +1,9 @@
+import { z } from "zod";
+
+export const schema = z.strictObject({
+  venv: z.string().min(1).optional(),
+  model: z.string().min(1).optional(),
+  fix: z.boolean().default(false),
+});
+
+export type DoctorInput = z.output<typeof schema>;
