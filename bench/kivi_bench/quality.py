@@ -1,6 +1,6 @@
 """How much a cache changes what the model says, against the answers of the bf16 cell, in the running engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +45,16 @@ def run(llm: Any, cell: CellSpec, events: Events) -> dict[str, Any]:
     vocabulary = llm.llm_engine.vllm_config.model_config.get_vocab_size()
     top_logprobs = min(spec.top_logprobs, vocabulary)
     entries = _next_tokens(llm, windows, min(spec.top_logprobs * _LISTED_FACTOR, vocabulary), events)
-    events.emit("phase", phase="quality", detail="greedy answers")
-    answers = [list(output.token_ids) for output in _generate(llm, prompts, spec.new_tokens, ignore_eos=True)]
-    compared: dict[str, Any] = {}
-    agreement: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
+    agreed: dict[str, Any] = {}
     if known is None:
         likeliest = [divergence.likeliest(entry, top_logprobs) for entry in entries]
-        made = reference.Reference(
-            windows=np.array(windows, dtype=np.int32),
-            tokens=np.array([ids for ids, _ in likeliest], dtype=np.int32),
-            logprobs=np.array([logprobs for _, logprobs in likeliest], dtype=np.float32),
-            prompts=np.array(prompts, dtype=np.int32),
-            answers=np.array(answers, dtype=np.int32),
-        )
-        digest = reference.write(place, made)
+        answers = _answers(llm, prompts, spec, events)
+        digest = reference.write(place, _reference(windows, likeliest, prompts, answers))
     else:
         base, digest = known
-        cached = [divergence.listed(entry, ids) for entry, ids in zip(entries, base.tokens.tolist(), strict=True)]
-        top = [divergence.likeliest(entry, 1)[0][0] for entry in entries]
-        compared = divergence.summarize(
-            base.logprobs, base.tokens, np.array(cached, dtype=np.float32), top, len(windows)
-        )
-        agreement = greedy.summarize(base.answers.tolist(), answers)
+        moved = _divergence(base, entries)
+        agreed = greedy.summarize(base.answers.tolist(), _answers(llm, prompts, spec, events))
     return {
         "text_sha256": text.sha256(content),
         "seed": spec.seed,
@@ -74,15 +62,15 @@ def run(llm: Any, cell: CellSpec, events: Events) -> dict[str, Any]:
         "divergence": {
             "window": spec.window,
             "windows": len(windows),
-            "scored_tokens": len(entries),
+            "scored_tokens": len(windows) * (spec.window - 1),
             "top_logprobs": top_logprobs,
-            **compared,
+            **moved,
         },
         "greedy": {
             "prompts": spec.prompts,
             "prompt_tokens": spec.prompt_tokens,
             "new_tokens": spec.new_tokens,
-            **agreement,
+            **agreed,
         },
         "needle": {
             "questions": len(questions),
@@ -93,19 +81,48 @@ def run(llm: Any, cell: CellSpec, events: Events) -> dict[str, Any]:
     }
 
 
-def _next_tokens(llm: Any, windows: list[list[int]], count: int, events: Events) -> list[Any]:
-    """vLLM's listing of the `count` likeliest next tokens for every scored position, one window after the other."""
+def _reference(
+    windows: list[list[int]],
+    likeliest: list[tuple[list[int], list[float]]],
+    prompts: list[list[int]],
+    answers: list[list[int]],
+) -> reference.Reference:
+    return reference.Reference(
+        windows=np.array(windows, dtype=np.int32),
+        tokens=np.array([tokens for tokens, _ in likeliest], dtype=np.int32),
+        logprobs=np.array([logprobs for _, logprobs in likeliest], dtype=np.float32),
+        prompts=np.array(prompts, dtype=np.int32),
+        answers=np.array(answers, dtype=np.int32),
+    )
+
+
+def _divergence(base: reference.Reference, entries: Iterable[Any]) -> dict[str, Any]:
+    cache: list[list[float]] = []
+    top: list[int] = []
+    for entry, tokens in zip(entries, base.tokens.tolist(), strict=True):
+        cache.append(divergence.listed(entry, tokens))
+        top.append(divergence.likeliest(entry, 1)[0][0])
+    return divergence.summarize(
+        base.logprobs, base.tokens, np.array(cache, dtype=np.float32), top, windows=len(base.windows)
+    )
+
+
+def _next_tokens(llm: Any, windows: list[list[int]], count: int, events: Events) -> Iterator[Any]:
+    """vLLM's listing of the `count` likeliest next tokens of every scored position; one window's are held at a time."""
     from vllm import SamplingParams
 
     params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=count, detokenize=False)
-    entries: list[Any] = []
     for index, window in enumerate(windows):
         events.emit("phase", phase="quality", detail="next tokens", step=index + 1, steps=len(windows))
         scored = llm.generate([{"prompt_token_ids": window}], params, use_tqdm=False)[0].prompt_logprobs
         if len(scored) != len(window):
             raise text.TextError(f"vLLM scored {len(scored)} of {len(window)} prompt tokens")
-        entries.extend(scored[1:])  # nothing predicts the first
-    return entries
+        yield from scored[1:]  # nothing predicts the first
+
+
+def _answers(llm: Any, prompts: list[list[int]], spec: QualitySpec, events: Events) -> list[list[int]]:
+    events.emit("phase", phase="quality", detail="greedy answers")
+    return [list(output.token_ids) for output in _generate(llm, prompts, spec.new_tokens, ignore_eos=True)]
 
 
 def _needles(llm: Any, questions: Sequence[needle.Question], spec: QualitySpec, events: Events) -> dict[str, Any]:
