@@ -26,11 +26,11 @@ describe("a result of the quality suite", () => {
       "HuggingFaceTB/SmolLM2-135M-Instruct (bfloat16) on AMD EPYC, 2 CPUs
       vLLM 0.26.0, torch 2.11.0+cu130, vllm-kivi 0.1.0, kivi 0.1.0
       1.0 GiB of cache memory a cell, staging for 16 sequences counted, eager
-      quality against bf16: 2 windows of 256 tokens (top 64), 2 greedy answers of 16 tokens to prompts of 192, 2 needles in 320 tokens at 50 %, seed 0
+      quality against bf16: 4 windows of 512 tokens (top 64), 8 greedy answers of 64 tokens to prompts of 256, 24 needles in 512/1024 tokens at 10/50/90 %, seed 0
 
       cache  KL mean  KL p99  top-1 agreement  greedy prefix  greedy identical  needle accuracy
       bf16         -       -                -              -                 -          100.0 %
-      k4v4   0.00568  0.0394           94.9 %      5.5 of 16             0.0 %          100.0 %
+      k4v4   0.00580  0.0381           95.6 %     18.4 of 64            12.5 %          100.0 %
       "
     `);
   });
