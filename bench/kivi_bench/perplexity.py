@@ -1,13 +1,10 @@
 """Perplexity through the engine: the log-probabilities it gives to the tokens of its own prompts."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-
-class TextError(ValueError):
-    """The text cannot be scored; the message says why."""
+from .text import TextError, sha256
 
 
 def windows(tokens: Sequence[int], size: int, limit: int, prefix: Sequence[int] = ()) -> list[list[int]]:
@@ -21,7 +18,7 @@ def windows(tokens: Sequence[int], size: int, limit: int, prefix: Sequence[int] 
     step = size - len(prefix)
     if len(tokens) < step:
         raise TextError(
-            f"the text has {len(tokens)} tokens, fewer than one window of {size}; use a longer text or --window"
+            f"the text has {len(tokens)} tokens, fewer than one window of {size}; use a longer text or a smaller window"
         )
     count = min(limit, len(tokens) // step)
     return [[*prefix, *tokens[index * step : (index + 1) * step]] for index in range(count)]
@@ -63,5 +60,5 @@ def score(
         "window": len(all_windows[0]),
         "windows": len(all_windows),
         "window_nll": [total / (len(window) - 1) for total, window in zip(sums, all_windows, strict=True)],
-        "text_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
+        "text_sha256": sha256(text),
     }

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from . import capacity, machine, perplexity, refusal, throughput
+from . import capacity, machine, perplexity, quality, refusal, text, throughput
 from .events import Events, open_events
 from .spec import CellSpec, SpecError, load_spec
 
@@ -62,10 +62,12 @@ def start(spec: CellSpec) -> Any:
     """The cell's engine. Prefix caching is off: every prompt must be computed, in every suite and repeat."""
     from vllm import LLM
 
+    listing = quality.engine_arguments(spec.quality) if spec.quality else {}
     return LLM(
         kv_cache_dtype=spec.cache_dtype,
         enable_prefix_caching=False,
         worker_extension_cls=f"{capacity.CacheFacts.__module__}.{capacity.CacheFacts.__qualname__}",
+        **listing,
         **spec.engine,
     )
 
@@ -100,6 +102,8 @@ def suites(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
         found["throughput"] = run_throughput(llm, spec, tokens, events)
     if "perplexity" in spec.suites and spec.perplexity:
         found["perplexity"] = run_perplexity(llm, spec, events)
+    if "quality" in spec.suites:
+        found["quality"] = quality.run(llm, spec, events)
     return found
 
 
@@ -132,12 +136,9 @@ def run_perplexity(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
     from vllm import SamplingParams
 
     assert spec.perplexity is not None
-    text = Path(spec.perplexity.text).read_text(encoding="utf-8")
+    content = text.read(spec.perplexity.text)
     tokenizer = llm.get_tokenizer()
-    tokens = tokenizer.encode(text, add_special_tokens=False)
-    # What the tokenizer itself puts before a text: a beginning-of-text token for Llama, nothing for others.
-    bos = getattr(tokenizer, "bos_token_id", None)
-    prefix = [bos] if bos is not None and tokenizer.encode("a")[:1] == [bos] else []
+    tokens = tokenizer.encode(content, add_special_tokens=False)
     params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
 
     def logprobs_of(window: list[int]) -> Any:
@@ -146,8 +147,8 @@ def run_perplexity(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
     def progress(index: int, count: int) -> None:
         events.emit("phase", phase="perplexity", detail=f"window {index + 1}", step=index + 1, steps=count)
 
-    chosen = perplexity.windows(tokens, spec.perplexity.window, spec.perplexity.max_windows, prefix)
-    return perplexity.score(text, chosen, logprobs_of, progress)
+    chosen = perplexity.windows(tokens, spec.perplexity.window, spec.perplexity.max_windows, text.opening(tokenizer))
+    return perplexity.score(content, chosen, logprobs_of, progress)
 
 
 def write_atomically(path: Path, document: dict[str, Any]) -> None:

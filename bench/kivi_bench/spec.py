@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SUITES = ("capacity", "throughput", "perplexity")
+SUITES = ("capacity", "throughput", "perplexity", "quality")
+
+# The cache that others are compared with; its cell runs first.
+BASELINE = "bf16"
 
 
 class SpecError(ValueError):
@@ -45,12 +48,40 @@ class PerplexitySpec:
 
 
 @dataclass(frozen=True)
+class QualitySpec:
+    """What the cache's answers are compared on, all of it taken from `text`.
+
+    Attributes:
+        window, windows: tokens of a scored window, and how many there are at most.
+        top_logprobs: tokens of each next-token distribution that the reference keeps.
+        prompts, prompt_tokens, new_tokens: greedy answers: how many, to prompts of how many tokens, of how many tokens.
+        needle_lengths: tokens of a needle prompt; at each, `needle_trials` questions for every depth.
+        needle_depths: places of the needle in percent of the text.
+        needle_answer_tokens: most tokens of an answer.
+    """
+
+    text: str
+    seed: int
+    window: int
+    windows: int
+    top_logprobs: int
+    prompts: int
+    prompt_tokens: int
+    new_tokens: int
+    needle_lengths: tuple[int, ...]
+    needle_depths: tuple[int, ...]
+    needle_trials: int
+    needle_answer_tokens: int
+
+
+@dataclass(frozen=True)
 class CellSpec:
     """One cell: one cache, one engine, some suites.
 
     `cache_dtype` is vLLM's own ``kv_cache_dtype``. `engine` holds further keyword arguments of ``vllm.LLM``, passed on
     as they are (model, dtype, max_model_len, kv_cache_memory_bytes, additional_config, ...). `context` is the length
-    in tokens at which concurrency is counted.
+    in tokens at which concurrency is counted. `reference` is the file that the baseline's cell writes for the quality
+    suite and the others read.
     """
 
     cache: str
@@ -62,6 +93,8 @@ class CellSpec:
     suites: tuple[str, ...]
     throughput: ThroughputSpec | None = None
     perplexity: PerplexitySpec | None = None
+    quality: QualitySpec | None = None
+    reference: str | None = None
 
 
 def load_spec(path: Path) -> CellSpec:
@@ -97,14 +130,34 @@ def parse_spec(raw: Any) -> CellSpec:
         if text["window"] < 2:
             raise SpecError("perplexity.window must be at least 2 tokens: the first token of a window is never scored")
         values["perplexity"] = PerplexitySpec(**text)
+    if values.get("quality") is not None:
+        values["quality"] = _quality(values["quality"])
     values["suites"] = tuple(values["suites"])
     for suite in values["suites"]:
         if suite not in SUITES:
             raise SpecError(f"suites: {suite!r} is none of {', '.join(SUITES)}")
         if suite != "capacity" and values.get(suite) is None:
             raise SpecError(f"suites: {suite} is asked for, but the key {suite!r} is missing")
+    if "quality" in values["suites"] and not values.get("reference"):
+        raise SpecError("suites: quality is asked for, but the key 'reference' is missing")
     _positive({"context": values["context"]}, "spec")
     return CellSpec(**values)
+
+
+def _quality(raw: Any) -> QualitySpec:
+    values = _keys(raw, QualitySpec, "quality")
+    lists = ("needle_lengths", "needle_depths")
+    for name in lists:
+        if not isinstance(values[name], list) or not values[name]:
+            raise SpecError(f"quality.{name} must be a list with at least one number")
+    _positive({key: value for key, value in values.items() if key not in ("text", "seed", *lists)}, "quality")
+    _positive({f"needle_lengths[{i}]": value for i, value in enumerate(values["needle_lengths"])}, "quality")
+    for depth in values["needle_depths"]:
+        if isinstance(depth, bool) or not isinstance(depth, int) or not 0 <= depth <= 100:
+            raise SpecError(f"quality.needle_depths must be whole percents from 0 to 100, found {depth!r}")
+    if values["window"] < 2:
+        raise SpecError("quality.window must be at least 2 tokens: the first token of a window is never scored")
+    return QualitySpec(**{**values, **{name: tuple(values[name]) for name in lists}})
 
 
 def _keys(raw: Any, kind: type, where: str) -> dict[str, Any]:

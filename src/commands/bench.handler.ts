@@ -10,6 +10,7 @@ import {
   passed,
   prepareMatrix,
 } from "../core/bench/index.js";
+import type { QualitySettings } from "../core/bench/quality.js";
 import {
   configDifferences,
   held,
@@ -38,7 +39,7 @@ export const handler: Handler<BenchInput> = async (flags, ctx) => {
   const input = { ...file, ...flags };
   const gates = [...(file.thresholds ?? []), ...(flags.failIf ?? [])];
   requireBaseline(gates, input.baseline);
-  const config = await matrixConfig(ctx, input, file.kivi);
+  const config = await matrixConfig(ctx, input, file);
   requireCoverage(gates, config);
   const matrix = await prepareMatrix(ctx, config);
   const baseline = await openBaseline(ctx, input.baseline, matrix.subject);
@@ -102,10 +103,24 @@ function kiviSettings(kivi: NonNullable<FileInput["kivi"]>): KiviSettings {
   };
 }
 
+function qualitySettings(quality: NonNullable<FileInput["quality"]>): Partial<QualitySettings> {
+  return {
+    window: quality.window,
+    windows: quality.windows,
+    topLogprobs: quality["top-logprobs"],
+    prompts: quality.prompts,
+    promptTokens: quality["prompt-tokens"],
+    newTokens: quality["new-tokens"],
+    needleLengths: quality["needle-lengths"],
+    needleDepths: quality["needle-depths"],
+    needleTrials: quality["needle-trials"],
+  };
+}
+
 async function matrixConfig(
   ctx: Context,
   input: Omit<BenchInput, "config" | "failIf">,
-  kivi: FileInput["kivi"],
+  { kivi, quality }: Pick<FileInput, "kivi" | "quality">,
 ): Promise<MatrixConfig> {
   const model = modelPath(ctx, input.model);
   if (input.kvMemory !== undefined && input.gpuMemoryUtilization !== undefined) {
@@ -115,11 +130,12 @@ async function matrixConfig(
       "Give one of them.",
     );
   }
-  if (input.loadFormat === "dummy" && input.suites?.includes("perplexity")) {
+  const meaningless = input.suites?.find((suite) => suite === "perplexity" || suite === "quality");
+  if (input.loadFormat === "dummy" && meaningless !== undefined) {
     throw usageError(
       "conflicting-flags",
-      "--load-format dummy fills the model with random weights, whose perplexity means nothing.",
-      "Leave perplexity out of --suites.",
+      `--load-format dummy fills the model with random weights, whose ${meaningless} means nothing.`,
+      `Leave ${meaningless} out of --suites.`,
     );
   }
   const venv = await openVenv(ctx, resolveVenvPath(ctx, input.venv));
@@ -137,6 +153,7 @@ async function matrixConfig(
       input.text === undefined ? join(ctx.paths.bench, "data", "opticks.txt") : resolve(ctx.cwd, input.text),
     windowTokens: input.window,
     maxWindows: input.windows,
+    quality: quality === undefined ? undefined : qualitySettings(quality),
     context: input.context,
     kvMemoryBytes: input.kvMemory,
     gpuMemoryUtilization: input.gpuMemoryUtilization,

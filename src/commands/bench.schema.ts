@@ -5,6 +5,7 @@ import { parseShape, type Shape } from "../core/bench/shapes.js";
 import { byteSize, choice, choiceList, decimal, integer } from "../shared/values.js";
 import { gateFlags, gateList } from "./gates.schema.js";
 import { residualTokens, retiredWindow, windowTokens } from "./kivi-settings.schema.js";
+import { qualitySection } from "./quality-settings.schema.js";
 
 const tokens = () => integer({ min: 1, max: 16_777_216 });
 
@@ -59,7 +60,7 @@ const shared = {
   baseline: z.string().min(1),
 };
 
-export const fileFields = { ...shared, kivi, thresholds: gateList() };
+export const fileFields = { ...shared, kivi, quality: qualitySection, thresholds: gateList() };
 
 export const schema = z
   .strictObject({

@@ -1,12 +1,13 @@
 import { CACHE_NAMES } from "../core/bench/caches.js";
+import { DEFAULT_SUITES, SUITES } from "../core/bench/config.js";
 import { defineCommand } from "../shared/command.js";
 
 export const bench = defineCommand({
   name: "bench",
-  summary: "measure bf16, fp8 and KIVI caches: capacity, throughput, perplexity",
+  summary: "measure bf16, fp8 and KIVI caches: capacity, throughput, perplexity, quality",
   description:
     "Runs one fresh vLLM engine for each KV cache with the same memory, and measures how many tokens it holds, how fast " +
-    "it is and what it costs in perplexity. The bf16 cache runs first; the table shows ratios to it. The result is saved " +
+    "it is and what it costs in perplexity, and if asked how far its answers move from those of bf16. The bf16 cache runs first; the table shows ratios to it. The result is saved " +
     "after each cell. Exit code 1 when a cell that was asked for could not run, or a condition of --fail-if holds or has " +
     "no figure (kivi gate --help lists the metrics).",
   examples: [
@@ -14,6 +15,10 @@ export const bench = defineCommand({
     {
       command: "kivi bench ./smollm2 --caches bf16,k4v4 --suites throughput --shapes 4x1024+32,1x4096+64",
       explanation: "decode and prefill speed of two caches under two loads",
+    },
+    {
+      command: "kivi bench ./smollm2 --caches bf16,k4v4 --suites quality",
+      explanation: "KL divergence, greedy answers and needles in a haystack",
     },
     {
       command: "kivi bench ./smollm2 --config matrix.yaml --dry-run",
@@ -41,7 +46,7 @@ export const bench = defineCommand({
       description: CACHE_NAMES.join(", "),
       defaultText: "all that the platform has",
     },
-    { flags: "--suites <list>", description: "capacity, throughput, perplexity", defaultText: "all" },
+    { flags: "--suites <list>", description: SUITES.join(", "), defaultText: DEFAULT_SUITES.join(",") },
     {
       flags: "--shapes <list>",
       description: "loads as batch x context + new tokens",
@@ -50,7 +55,7 @@ export const bench = defineCommand({
     { flags: "--repeats <number>", description: "samples of each load", defaultText: "3" },
     {
       flags: "--text <file>",
-      description: "text for perplexity",
+      description: "text for perplexity and quality",
       defaultText: "a bundled public-domain one",
     },
     { flags: "--window <tokens>", description: "tokens of a perplexity window", defaultText: "1024" },
@@ -102,10 +107,10 @@ export const bench = defineCommand({
     },
     {
       flags: "--load-format <kind>",
-      description: "auto, or dummy for random weights (no perplexity)",
+      description: "auto, or dummy for random weights (no perplexity, no quality)",
       defaultText: "auto",
     },
-    { flags: "--seed <number>", description: "of the random prompts", defaultText: "0" },
+    { flags: "--seed <number>", description: "of random prompts and places in the text", defaultText: "0" },
     { flags: "--output <file>", description: "result file", defaultText: "kivi-bench.json" },
     { flags: "--resume", description: "keep the cells of the result file that equal those asked for" },
     {
@@ -117,7 +122,7 @@ export const bench = defineCommand({
     {
       flags: "--config <file>",
       description:
-        "YAML with these names as keys (and kivi: for settings, thresholds: for conditions); flags win",
+        "YAML with these names as keys (and kivi: for settings, quality: for sizes, thresholds: for conditions); flags win",
     },
     { flags: "--dry-run", description: "print the cells, run nothing" },
   ],

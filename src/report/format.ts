@@ -20,6 +20,11 @@ export function percent(value: number, base: number): string {
   return `${difference >= 0 ? "+" : ""}${difference.toFixed(2)} %`;
 }
 
+/** A share from 0 to 1, in percent. */
+export function share(value: number): string {
+  return `${(100 * value).toFixed(1)} %`;
+}
+
 export function bytes(value: number): string {
   if (value < 0) return `-${bytes(-value)}`;
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -1,6 +1,7 @@
 /** The figures of a cell, one list for all reporters: name, unit, words, and how one stands to the baseline's. */
 import type { BenchResult, Cell } from "../core/bench/result.js";
 import { bytes, figure, percent, ratio, whole } from "./format.js";
+import { QUALITY_METRICS } from "./quality.js";
 
 export interface Reading {
   /** Null where the engine had no figure: measured, but nothing to divide by. */
@@ -132,6 +133,7 @@ export function metricSections(results: readonly BenchResult[]): Metric[][] {
     ...(contexts.size > 0 ? [capacityMetrics([...contexts])] : []),
     ...[...shapes].map(throughputMetrics),
     ...(cells.some((cell) => cell.perplexity) ? [[perplexityMetric]] : []),
+    ...(cells.some((cell) => cell.quality) ? [[...QUALITY_METRICS]] : []),
   ];
 }
 

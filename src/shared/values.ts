@@ -69,6 +69,23 @@ export function choiceList<const T extends readonly [string, ...string[]]>(value
   });
 }
 
+/** A list of whole numbers, without repeats: `512,1024`, or a list in a file's own type. */
+export function integerList(range: Range = {}) {
+  const one = integer(range);
+  return z
+    .union([z.string(), z.number(), z.array(z.union([z.string(), z.number()])).min(1)])
+    .transform((value, context): number[] => {
+      const words = typeof value === "string" ? value.split(",") : [value].flat();
+      const numbers = words.flatMap((word) => {
+        const read = one.safeParse(word);
+        if (read.success) return [read.data];
+        for (const { message } of read.error.issues) context.addIssue({ code: "custom", message });
+        return [];
+      });
+      return [...new Set(numbers)];
+    });
+}
+
 /** A name that is no longer taken: any value is refused, with what to write instead. */
 export function retired(message: string) {
   return z.never({ error: message }).optional();

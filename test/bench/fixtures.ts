@@ -89,8 +89,19 @@ export function fakeWorld(
   return { context, stderr: () => stderr, clock, commands, abort };
 }
 
+function recorded(name: string): Record<string, unknown> {
+  return JSON.parse(readFileSync(new URL(`fixtures/${name}.json`, import.meta.url), "utf8")) as Record<
+    string,
+    unknown
+  >;
+}
+
 /** What a real worker wrote for SmolLM2-135M on vLLM's CPU build, cut to two windows. */
 export function workerResult(cache: string): Record<string, unknown> {
-  const path = new URL(`fixtures/${cache}.result.json`, import.meta.url);
-  return JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
+  return recorded(`${cache}.result`);
+}
+
+/** What a real worker wrote under `quality` for the same model, in a run of its own. */
+export function qualityOf(cache: "bf16" | "k4v4"): Record<string, unknown> {
+  return recorded(`${cache}.quality`);
 }

@@ -80,6 +80,29 @@ describe("a config file", () => {
     });
   });
 
+  it("holds the sizes of the quality suite in a section of their own", async () => {
+    const path = write(
+      "quality:\n  windows: 2\n  new-tokens: 16\n  needle-lengths: [512, 2048]\n  needle-depths: 50\n",
+    );
+    expect(await readConfigFile(path, fileFields)).toEqual({
+      quality: { windows: 2, "new-tokens": 16, "needle-lengths": [512, 2048], "needle-depths": [50] },
+    });
+  });
+
+  it("tells every size of the quality suite that cannot be", async () => {
+    const path = write(
+      "quality:\n  window: 1\n  needles: 3\n  needle-lengths: []\n  needle-depths: [50, 101, deep]\n",
+    );
+    const error = await readConfigFile(path, fileFields).catch((thrown: unknown) => thrown);
+    expect((error as Error).message.split("\n").sort()).toEqual([
+      expect.stringContaining('quality.needle-depths: expected a whole number from 0 to 100, found "101"'),
+      expect.stringContaining('quality.needle-depths: expected a whole number from 0 to 100, found "deep"'),
+      expect.stringContaining("quality.needle-lengths: "),
+      expect.stringContaining("quality.window: expected a whole number from 2"),
+      expect.stringContaining('quality: Unrecognized key: "needles"'),
+    ]);
+  });
+
   it("reports all its problems at once with file, key and the nearest name", async () => {
     const path = write("cachs: bf16\nrepeats: many\nkivi:\n  rotation: sometimes\nshapes: [4x1, 2x2+2]\n");
     const error = await readConfigFile(path, fileFields).catch((thrown: unknown) => thrown);
@@ -119,6 +142,25 @@ describe("defaults", () => {
     const config = completeConfig({ ...base, shapes: [{ batch: 40, context: 2000, new: 100 }] });
     expect(config).toMatchObject({ maxModelLen: 2176, maxNumSeqs: 40, context: 2176, enforceEager: true });
     expect(completeConfig({ ...base, suites: ["capacity"] }).maxModelLen).toBe(128);
+  });
+
+  it("leave the quality suite to those who name it, and then make room for its longest sequence", () => {
+    expect(completeConfig(base)).toMatchObject({
+      suites: ["capacity", "throughput", "perplexity"],
+      maxModelLen: 1152,
+    });
+    const suites = ["quality"] as const;
+    // Needle prompts of 1024 tokens, and an answer.
+    expect(completeConfig({ ...base, suites }).maxModelLen).toBe(1152);
+    expect(completeConfig({ ...base, suites, quality: { needleLengths: [2048] } }).maxModelLen).toBe(2176);
+    expect(completeConfig({ ...base, suites, quality: { newTokens: 2000 } }).maxModelLen).toBe(2304);
+    expect(completeConfig({ ...base, suites, quality: { window: 4096 } }).maxModelLen).toBe(4224);
+  });
+
+  it("keep what was not said of the quality suite", () => {
+    const { quality } = completeConfig({ ...base, quality: { windows: 2, prompts: undefined } });
+    expect(quality).toMatchObject({ windows: 2, window: 512, prompts: 8 });
+    expect(completeConfig({ ...base, device: "cuda" }).quality.windows).toBe(16);
   });
 
   it("let a GPU decide its memory by utilization unless it is given", () => {

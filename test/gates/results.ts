@@ -1,6 +1,6 @@
 import { camelKeys } from "../../src/core/bench/names.js";
 import { type BenchResult, benchResultSchema, type Cell, cellSchema } from "../../src/core/bench/result.js";
-import { workerResult } from "../bench/fixtures.js";
+import { qualityOf, workerResult } from "../bench/fixtures.js";
 
 export type Load = NonNullable<Cell["throughput"]>[number];
 
@@ -13,6 +13,7 @@ export function cell(cache: "bf16" | "fp8" | "k4v4", more: Partial<Cell> = {}): 
     throughput: fp8.throughput,
     ...own,
     perplexity: text,
+    quality: cache === "fp8" ? undefined : camelKeys(qualityOf(cache)),
     key: cache,
     cacheDtype: cache,
     optional: false,

@@ -148,6 +148,8 @@ describe("Markdown", () => {
       | perplexity window | 1024 |
       | perplexity windows | 12 |
       | perplexity text | sha256 0690908f6d3c |
+      | quality setup | unknown |
+      | quality text | unknown |
       | vLLM | 0.26.0 |
       | torch | 2.11.0+cu130 |
       | Python | 3.11.7 |

@@ -1,9 +1,13 @@
 import type { KiviSettings } from "../plugin/settings.js";
 import { CACHE_NAMES, type CacheName } from "./caches.js";
+import { completeQuality, longestSequence, type QualitySettings } from "./quality.js";
 import type { Shape } from "./shapes.js";
 
-export const SUITES = ["capacity", "throughput", "perplexity"] as const;
+export const SUITES = ["capacity", "throughput", "perplexity", "quality"] as const;
 export type Suite = (typeof SUITES)[number];
+
+/** What runs unless suites are named: quality takes as long as these together, and longer sequences. */
+export const DEFAULT_SUITES: readonly Suite[] = ["capacity", "throughput", "perplexity"];
 
 export type Device = "cpu" | "cuda";
 
@@ -21,10 +25,11 @@ export interface MatrixConfig {
   readonly shapes: readonly Shape[];
   readonly repeats: number;
   readonly seed: number;
-  /** Path of the text that perplexity is measured on. */
+  /** Path of the text that perplexity and quality are measured on. */
   readonly text: string;
   readonly windowTokens: number;
   readonly maxWindows: number;
+  readonly quality: QualitySettings;
   /** Tokens of a sequence at which concurrency is counted. */
   readonly context: number;
   /** Memory for the cache of every cell; KIVI's staging is paid from it too. */
@@ -38,7 +43,7 @@ export interface MatrixConfig {
   readonly tensorParallelSize: number;
   /** False lets vLLM compile the model and capture graphs. */
   readonly enforceEager: boolean;
-  /** `dummy` measures the architecture with random weights: figures of speed and capacity hold, perplexity does not. */
+  /** `dummy` measures the architecture with random weights: figures of speed and capacity hold, the others do not. */
   readonly loadFormat?: "auto" | "dummy" | undefined;
   readonly kivi?: KiviSettings | undefined;
   /** The result file, rewritten after each cell. */
@@ -49,18 +54,23 @@ export interface MatrixConfig {
 
 type Derived = "context" | "maxModelLen" | "maxNumSeqs";
 type Required_ = "python" | "device" | "model" | "output" | "text";
-export type MatrixRequest = Pick<MatrixConfig, Required_> & Partial<MatrixConfig>;
+export type MatrixRequest = Pick<MatrixConfig, Required_> &
+  Partial<Omit<MatrixConfig, "quality">> & { readonly quality?: Partial<QualitySettings> | undefined };
 
 const ROUND = 128;
+
+function defined<T extends object>(values: T): Partial<T> {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>;
+}
 
 /** Fills in what was not asked for: one place for the defaults of `kivi bench` and `kivi demo`. */
 export function completeConfig(request: MatrixRequest): MatrixConfig {
   const cpu = request.device === "cpu";
-  const given = Object.fromEntries(Object.entries(request).filter(([, value]) => value !== undefined));
+  const given = defined(request);
   const settled: Omit<MatrixConfig, Derived> = {
     caches: CACHE_NAMES,
     optional: request.caches === undefined ? ["fp8"] : [],
-    suites: SUITES,
+    suites: DEFAULT_SUITES,
     shapes: [{ batch: 4, context: 1024, new: 32 }],
     repeats: 3,
     seed: 0,
@@ -72,12 +82,15 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
     tensorParallelSize: 1,
     enforceEager: cpu,
     resume: false,
-    ...(given as MatrixRequest),
+    ...(given as Pick<MatrixConfig, Required_>),
+    quality: completeQuality(request.device, defined(request.quality ?? {})),
   };
   const loads = settled.suites.includes("throughput") ? settled.shapes : [];
   const longest = Math.max(0, ...loads.map((shape) => shape.context + shape.new + 1));
   const scored = settled.suites.includes("perplexity") ? settled.windowTokens + 1 : 0;
-  const length = request.maxModelLen ?? Math.ceil(Math.max(longest, scored, ROUND) / ROUND) * ROUND;
+  const compared = settled.suites.includes("quality") ? longestSequence(settled.quality) : 0;
+  const needed = Math.max(longest, scored, compared, ROUND);
+  const length = request.maxModelLen ?? Math.ceil(needed / ROUND) * ROUND;
   return {
     ...settled,
     maxModelLen: length,

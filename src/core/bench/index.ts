@@ -2,6 +2,7 @@
 export { BASELINE, CACHE_NAMES, CACHES, type CacheName, cacheKind } from "./caches.js";
 export {
   completeConfig,
+  DEFAULT_SUITES,
   type Device,
   type MatrixConfig,
   type MatrixRequest,

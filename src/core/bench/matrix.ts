@@ -4,6 +4,7 @@ import { pluginSettings } from "../plugin/settings.js";
 import { BASELINE, type CacheName, cacheKind } from "./caches.js";
 import type { MatrixConfig } from "./config.js";
 import type { Environment } from "./environment.js";
+import { qualitySpec } from "./quality.js";
 
 /** The JSON document a worker is given (bench/kivi_bench/spec.py). */
 export interface CellSpec {
@@ -14,6 +15,9 @@ export interface CellSpec {
   readonly suites: readonly string[];
   readonly throughput?: object;
   readonly perplexity?: object;
+  readonly quality?: object;
+  /** The baseline's answers for the suite quality: its cell writes them, the others read them. */
+  readonly reference?: string;
   readonly log: string;
   readonly result: string;
 }
@@ -50,7 +54,7 @@ function engineArguments(config: MatrixConfig, cache: CacheName): Record<string,
 
 /** What two runs must share for one to stand for the other. */
 function cellKey(
-  spec: Omit<CellSpec, "log" | "result">,
+  spec: Omit<CellSpec, "log" | "result" | "reference">,
   environment: Environment,
   model: string,
   text: string,
@@ -78,6 +82,9 @@ export function planCells(
       ...(config.suites.includes("perplexity")
         ? { perplexity: { text: config.text, window: config.windowTokens, max_windows: config.maxWindows } }
         : {}),
+      ...(config.suites.includes("quality")
+        ? { quality: qualitySpec(config.quality, config.text, config.seed) }
+        : {}),
     };
     const specPath = join(about.folder, `${cache}.spec.json`);
     return {
@@ -86,6 +93,7 @@ export function planCells(
       optional: config.optional.includes(cache),
       spec: {
         ...what,
+        ...(config.suites.includes("quality") ? { reference: join(about.folder, "reference.npz") } : {}),
         log: join(about.folder, `${cache}.log`),
         result: join(about.folder, `${cache}.result.json`),
       },

@@ -78,6 +78,41 @@ const perplexity = z.object({
   textSha256: z.string(),
 });
 
+const share = z.number().min(0).max(1);
+
+/** The figures against the baseline's answers are not in the baseline's own cell. */
+const quality = z.object({
+  textSha256: z.string(),
+  seed: count,
+  reference: z.object({ path: z.string(), sha256: z.string() }),
+  divergence: z.object({
+    window: count,
+    windows: count,
+    scoredTokens: count,
+    topLogprobs: count,
+    klMean: z.number().nonnegative().optional(),
+    klP99: z.number().nonnegative().optional(),
+    top1Agreement: share.optional(),
+    unlistedMass: z.number().nonnegative().optional(),
+    windowKl: z.array(z.number().nonnegative()).optional(),
+  }),
+  greedy: z.object({
+    prompts: count,
+    promptTokens: count,
+    newTokens: count,
+    prefixTokens: z.number().nonnegative().optional(),
+    identical: share.optional(),
+    prefixLengths: z.array(count).optional(),
+  }),
+  needle: z.object({
+    questions: count,
+    trials: count,
+    chatTemplate: z.boolean(),
+    accuracy: share,
+    grid: z.array(z.object({ length: count, depth: count, accuracy: share })).min(1),
+  }),
+});
+
 /** What a worker writes; keys already in camelCase. */
 export const workerResultSchema = z.object({
   status: z.enum(["ok", "unsupported", "failed"]),
@@ -89,6 +124,8 @@ export const workerResultSchema = z.object({
   capacity: capacity.optional(),
   throughput: z.array(throughput).optional(),
   perplexity: perplexity.optional(),
+  /** Not in the results of earlier versions. */
+  quality: quality.optional(),
 });
 
 export const cellSchema = workerResultSchema.extend({

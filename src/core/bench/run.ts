@@ -1,8 +1,6 @@
-import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Context } from "../../shared/context.js";
-import { childError, environmentError, messageOf, usageError } from "../../shared/errors.js";
+import { childError, environmentError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
 import { seconds } from "../../shared/progress.js";
 import { BASELINE, cacheKind } from "./caches.js";
@@ -10,7 +8,9 @@ import { runCell, type WorkerEvent } from "./cell.js";
 import type { MatrixConfig } from "./config.js";
 import { modelFingerprint, readEnvironment } from "./environment.js";
 import { remaining } from "./eta.js";
+import { requireTokenizer, textHash } from "./inputs.js";
 import { type PlannedCell, planCells } from "./matrix.js";
+import { shareReference } from "./reference.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
 import { checkWritable, readResult, writeResult } from "./result-file.js";
 
@@ -66,40 +66,22 @@ export async function prepareMatrix(
   }
   const stamp = new Date(ctx.clock.now()).toISOString().replace(/[-:]|\.\d+Z$/g, "");
   const fingerprint = await modelFingerprint(config.model);
-  const cells = planCells(config, {
+  await requireTokenizer(config);
+  const planned = planCells(config, {
     environment,
     model: fingerprint,
-    text: config.suites.includes("perplexity") ? await textHash(config) : "",
+    text: await textHash(config),
     worker: join(ctx.paths.bench, "cell.py"),
     folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
   });
   const earlier = await readResult(config.output);
-  const kept = new Map(
+  const found = new Map(
     (config.resume ? (earlier?.cells ?? []) : [])
       .filter((cell) => cell.status === "ok")
       .map((cell) => [cell.key, cell]),
   );
+  const { cells, kept } = await shareReference(planned, found);
   return new Matrix(ctx, config, fingerprint, cells, kept, onProgress);
-}
-
-/** Hash of the text, which must at least be able to fill one window: a token is a byte or more. */
-async function textHash({ text, windowTokens }: MatrixConfig): Promise<string> {
-  let bytes: Buffer;
-  try {
-    bytes = await readFile(text);
-  } catch (error) {
-    throw usageError("text-unreadable", `--text: ${text} cannot be read: ${messageOf(error)}`, undefined, {
-      cause: error,
-    });
-  }
-  if (bytes.length < windowTokens) {
-    throw usageError(
-      "text-too-short",
-      `--text: ${text} has ${bytes.length} bytes, too few for one window of ${windowTokens} tokens.`,
-      "Give a longer text, or a smaller --window.",
-    );
-  }
-  return createHash("sha256").update(bytes).digest("hex");
 }
 
 class Matrix implements PreparedMatrix {

@@ -2,7 +2,7 @@
 import { BASELINE, type CacheName } from "../bench/caches.js";
 import type { BenchResult, Cell } from "../bench/result.js";
 import { differences } from "./comparable.js";
-import { unlikeConditions } from "./metrics.js";
+import { unlikeConditions } from "./metric.js";
 import type { Gate } from "./parse.js";
 import { asDrop, asRise, exact, isMissing, type Missing, quotient, type Reading } from "./reading.js";
 

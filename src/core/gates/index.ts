@@ -3,5 +3,6 @@ export { configDifferences, differences } from "./comparable.js";
 export { requireAlike, requireBaseline, requireCoverage } from "./coverage.js";
 export { comparedCaches } from "./figures.js";
 export { type GateReport, held, judge, type Verdict } from "./judge.js";
-export { METRICS, type Metric } from "./metrics.js";
+export type { Metric } from "./metric.js";
+export { METRICS } from "./metrics.js";
 export { type Gate, parseGate } from "./parse.js";

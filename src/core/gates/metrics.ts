@@ -1,39 +1,12 @@
 /** The closed list of figures that a gate can name, each read from one cell of a saved result. */
 import { BASELINE } from "../bench/caches.js";
-import type { Suite } from "../bench/config.js";
 import type { Cell } from "../bench/result.js";
-import { asRise, counted, type Found, isMissing, quotient, type Reading, timed } from "./reading.js";
+import { type Metric, metric, unlikeConditions, without } from "./metric.js";
+import { QUALITY_METRICS } from "./quality.js";
+import { asRise, counted, type Found, isMissing, quotient, timed } from "./reading.js";
 
 type Load = NonNullable<Cell["throughput"]>[number];
 type Capacity = NonNullable<Cell["capacity"]>;
-
-export interface Metric {
-  readonly name: string;
-  /** For help and documents. */
-  readonly meaning: string;
-  /** What has to be measured for it; every cell has a figure of no suite. */
-  readonly suite: Suite | undefined;
-  /** Has a figure for each load, named as `[4x1024+32]`. */
-  readonly perShape: boolean;
-  /** Compares with the bf16 cell of the same result. */
-  readonly relative: boolean;
-  /** Is a change in percent already. */
-  readonly percent: boolean;
-  /** Facts that two cells must share for their figures to be of the same thing. */
-  conditions(cell: Cell): Readonly<Record<string, unknown>>;
-  /** `base` is the bf16 cell for a relative metric, both of status ok; `shape` is empty for a metric without loads. */
-  read(cell: Cell, base: Cell, shape: string): Reading;
-}
-
-type Basic = Pick<Metric, "name" | "meaning" | "suite" | "read"> & Partial<Metric>;
-
-function metric(about: Basic): Metric {
-  return { perShape: false, relative: false, percent: false, conditions: () => ({}), ...about };
-}
-
-function without(cell: Cell, what: string): Reading {
-  return { missing: `${cell.cache} was not measured for ${what}` };
-}
 
 function ofCapacity(read: (capacity: Capacity) => number): Metric["read"] {
   return (cell) => (cell.capacity === undefined ? without(cell, "capacity") : counted(read(cell.capacity)));
@@ -100,12 +73,6 @@ const scoredText: Metric["conditions"] = (cell) => ({
   window: cell.perplexity?.window,
   scoredTokens: cell.perplexity?.scoredTokens,
 });
-
-/** Names of the facts in which the two cells differ for this metric. */
-export function unlikeConditions(about: Metric, cell: Cell, other: Cell): string[] {
-  const [own, its] = [about.conditions(cell), about.conditions(other)];
-  return Object.keys(own).filter((name) => own[name] !== its[name]);
-}
 
 const perplexityIncrease: Metric["read"] = (cell, base, shape) => {
   const found = againstBase(perplexity)(cell, base, shape);
@@ -198,6 +165,7 @@ export const METRICS: readonly Metric[] = [
     conditions: scoredText,
     read: perplexityIncrease,
   }),
+  ...QUALITY_METRICS,
   metric({
     name: "start_seconds",
     meaning: "seconds until the engine was ready",

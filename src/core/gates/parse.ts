@@ -6,7 +6,8 @@ import { didYouMean } from "../../shared/suggest.js";
 import { decimal } from "../../shared/values.js";
 import { BASELINE, CACHE_NAMES, type CacheName } from "../bench/caches.js";
 import { parseShape } from "../bench/shapes.js";
-import { METRIC_NAMES, METRICS, type Metric } from "./metrics.js";
+import type { Metric } from "./metric.js";
+import { METRIC_NAMES, METRICS } from "./metrics.js";
 
 /** The longer ones first, so that they are what `=<` and `==` are nearest to. */
 const OPERATORS = ["<=", ">=", "<", ">"] as const;

@@ -1,6 +1,7 @@
 /** What a result says of its model, engine and machine: shown beside its figures, and compared between results. */
 import { BASELINE } from "../bench/caches.js";
 import type { BenchResult, Cell } from "../bench/result.js";
+import { qualitySetup } from "./quality-setup.js";
 
 export type FactValue = string | number | boolean;
 
@@ -71,6 +72,16 @@ export const FACTS: readonly Fact[] = [
     name: "perplexity text",
     kind: "decisive",
     read: ofCell((cell) => cell.perplexity && `sha256 ${cell.perplexity.textSha256.slice(0, 12)}`),
+  },
+  {
+    name: "quality setup",
+    kind: "decisive",
+    read: ofCell((cell) => cell.quality && qualitySetup(cell.quality)),
+  },
+  {
+    name: "quality text",
+    kind: "decisive",
+    read: ofCell((cell) => cell.quality && `sha256 ${cell.quality.textSha256.slice(0, 12)}`),
   },
   { name: "vLLM", kind: "noted", read: ofCell((cell) => cell.machine?.vllm) },
   { name: "torch", kind: "noted", read: ofCell((cell) => cell.machine?.torch) },
