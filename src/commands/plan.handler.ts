@@ -104,9 +104,14 @@ function notes(model: ModelShape, { layers, caches, budget }: CapacityPlan, cont
     ].filter((kind) => kind !== "");
     found.push(
       `${own} of ${model.layers.length} layers (${kinds.join(", ")}) keep vLLM's own cache; tokens held are counted in ` +
-        "sequences of the context length. vLLM pads pages of unequal size, so a mixed model holds somewhat less. " +
-        "The plugin refuses such a model until it is tested: for now the KIVI rows say what there is to gain.",
+        "sequences of the context length. vLLM pads pages of unequal size, so a mixed model holds somewhat less.",
     );
+    if (layers.state > 0) {
+      found.push(
+        "The plugin refuses models with state-space layers until they are tested: for now the KIVI rows say what there " +
+          "is to gain.",
+      );
+    }
   }
   if (model.partOf !== undefined) {
     found.push(
