@@ -132,7 +132,7 @@ describe("the CI template", () => {
   });
 
   it.each([
-    ["fewer tokens held", holding(160_000), "failed   k4v4.capacity_ratio < 3.6: found 3.43407"],
+    ["fewer tokens held", holding(160_000), "failed   k4v4.capacity_ratio < 3.5: found 3.43407"],
     [
       "a worse perplexity",
       (cell: object) => ({
@@ -144,7 +144,7 @@ describe("the CI template", () => {
     [
       "a cell that did not run",
       () => ({ status: "failed", reason: "RuntimeError: no kernel" }),
-      "missing  k4v4.capacity_ratio < 3.6: k4v4 failed: RuntimeError: no kernel",
+      "missing  k4v4.capacity_ratio < 3.5: k4v4 failed: RuntimeError: no kernel",
     ],
   ])("fails for %s, and keeps the result", async (_, change, words) => {
     const runner = makeRunner(change);
