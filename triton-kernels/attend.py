@@ -246,7 +246,7 @@ def _load_exact(
     """
     c = tl.arange(0, SIZE)
     old = exists & in_ring if FRESH else exists
-    if COUNT % 8 == 0 and SIZE >= 8:
+    if COUNT % 8 == 0:
         x = load_staged_columns(ring_at, first, old, COUNT, SIZE, D).to(DOT)
     else:
         x = load_staged(ring_at[None, :], first + c[:, None], old[None, :] & (c < COUNT)[:, None], D).to(DOT)

@@ -13,11 +13,7 @@ from __future__ import annotations
 # ruff: noqa: E402, I001 -- the interpreter is chosen before triton is imported
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +22,7 @@ import conftest
 conftest.use_repository(interpret=False)
 
 import torch
-import triton
+from binaries import resources
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
@@ -40,21 +36,6 @@ from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
 from vllm_kivi.kernels.store import close_groups, store_step_values
 from vllm_kivi.layout import staged_bytes
 
-_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-
-
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers and local memory of a kernel's binary."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run(
-            [_CUOBJDUMP, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    assert found is not None, text
-    return {"registers": int(found[1]), "local": int(found[2])}
-
 
 def compile_only(arch: int) -> None:
     """Make every launch compile for this architecture, report, and stop there."""
@@ -66,11 +47,13 @@ def compile_only(arch: int) -> None:
     def launcher(kernel: JITFunction, grid: Any) -> Any:
         def launch(*args: Any, **options: Any) -> None:
             compiled = kernel.run(*args, grid=grid, warmup=True, **options)
+            binary = resources(compiled.asm["cubin"])
             found = {
                 "kernel": kernel.fn.__name__,
                 "shared": compiled.metadata.shared,
                 "byte_loads": compiled.asm["ptx"].count("ld.global.b8"),
-                **resources(compiled.asm["cubin"]),
+                "registers": binary.registers,
+                "local": binary.stack,
             }
             print(json.dumps(found), flush=True)
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-from pathlib import Path
-
 import pytest
-import triton
+from binaries import resources
 
 from vllm_kivi.config import PRESETS
 from vllm_kivi.kernels.attend import min_groups_of_a_split, windows_of
 from vllm_kivi.kernels.decode import compile_for, compiler_works, macros, takes
-
-_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 @pytest.mark.skipif(not compiler_works(), reason="no NVRTC (nvidia-cuda-nvrtc) in this environment")
@@ -23,18 +17,13 @@ _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuo
     [("k4v4", 128, 4), ("k4v4", 64, 1), ("k4v4", 96, 3), ("k4v2", 128, 8), ("k2v2", 128, 5)],
     ids=str,
 )
-def test_compiles(preset: str, head_size: int, ratio: int, architecture: str, tmp_path: Path) -> None:
+def test_compiles(preset: str, head_size: int, ratio: int, architecture: str) -> None:
     config = PRESETS[preset]
     layout, windows = config.layout(head_size, 128), windows_of(config)
     assert takes(layout, windows, ratio)
-    binary = tmp_path / "decode.cubin"
-    binary.write_bytes(compile_for(architecture, macros(layout, windows, ratio, min_groups_of_a_split(layout))))
-    text = subprocess.run(
-        [_CUOBJDUMP, "--dump-resource-usage", binary], capture_output=True, text=True, check=True
-    ).stdout
-    found = re.search(r"kivi_decode:\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)
-    assert found is not None, text
-    registers, stack, shared, local = map(int, found.groups())
+    binary = compile_for(architecture, macros(layout, windows, ratio, min_groups_of_a_split(layout)))
+    kernel, registers, stack, shared, local = resources(binary)
+    assert kernel == "kivi_decode"
     assert stack == local == 0
     assert registers <= 168, "three blocks of 128 threads no longer fit a multiprocessor"
     assert shared <= 48 * 1024

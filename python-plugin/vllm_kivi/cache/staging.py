@@ -143,10 +143,10 @@ class Ring:
         value_tokens: int,
         head_size: int,
         dtype: torch.dtype,
-        device: torch.device | str = "cpu",
     ) -> None:
         def empty(tokens: int) -> torch.Tensor:
-            return torch.zeros(slots + 1, num_kv_heads, tokens, head_size, dtype=dtype, device=device)
+            # vLLM changes the default device while it loads a model.
+            return torch.zeros(slots + 1, num_kv_heads, tokens, head_size, dtype=dtype, device="cpu")
 
         self.key_tokens, self.value_tokens = key_tokens, value_tokens
         self.key, self.value = empty(key_tokens), empty(value_tokens)

@@ -11,6 +11,7 @@ import torch
 
 from vllm_kivi import reference
 from vllm_kivi.backend.canary import CanaryError, error_ratio
+from vllm_kivi.backend.gpu.workspace import empty_rings
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import attend, attend_scratch, attend_splits, windows_of
@@ -18,7 +19,7 @@ from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
 from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
 from vllm_kivi.kernels.store import close_groups, store_step_values
-from vllm_kivi.layout import CacheLayout, staged_bytes
+from vllm_kivi.layout import CacheLayout
 
 TOLERANCE = 2e-2
 """RMS error ratio allowed; bfloat16 operands give 3e-3, quantization itself 1e-1."""
@@ -62,10 +63,7 @@ def check_kernels(
 
     pages = torch.zeros(3, heads, layout.record_bytes, dtype=torch.uint8, device=device)
     drafts = queries - 1
-    ring_key, ring_value = (
-        torch.zeros(2, heads, tokens, staged_bytes(d), dtype=torch.uint8, device=device)
-        for tokens in (config.key_staging_tokens(drafts), config.value_staging_tokens(drafts))
-    )
+    ring_key, ring_value = empty_rings(config, 2, heads, d, drafts, device)
     out = torch.zeros(count, query_heads, d, dtype=dtype, device=device)
     windows, scale = windows_of(config), d**-0.5
 

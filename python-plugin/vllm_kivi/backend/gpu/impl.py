@@ -11,14 +11,13 @@ from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionTy
 from vllm_kivi.backend.base import refuse_unsupported
 from vllm_kivi.backend.gpu.canary import check_kernels
 from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata
-from vllm_kivi.backend.gpu.workspace import Workspace, workspace_of
+from vllm_kivi.backend.gpu.workspace import Workspace, empty_rings, workspace_of
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import attend, attend_splits, windows_of
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
 from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
 from vllm_kivi.kernels.store import close_groups, store_step_values
-from vllm_kivi.layout import staged_bytes
 from vllm_kivi.settings import config_of
 
 
@@ -49,6 +48,8 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         self.windows = windows_of(self.config)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_size, self.scale = head_size, float(scale)
+        # decode.cu has not been run under the V1 runner yet.
+        self._compiled_decode = self._vllm_config.use_v2_model_runner
         self._rings: tuple[torch.Tensor, torch.Tensor] | None = None
         self._workspace: Workspace | None = None
 
@@ -58,13 +59,7 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         drafts = self._vllm_config.num_speculative_tokens
         check_kernels(self.config, self.layout, self.num_kv_heads, self.num_heads, 1 + drafts, act_dtype, device)
         slots = self._vllm_config.scheduler_config.max_num_seqs + 1  # the last one is scratch
-        key, value = (
-            torch.zeros(
-                slots, self.num_kv_heads, tokens, staged_bytes(self.head_size), dtype=torch.uint8, device=device
-            )
-            for tokens in (self.config.key_staging_tokens(drafts), self.config.value_staging_tokens(drafts))
-        )
-        self._rings = key, value
+        self._rings = empty_rings(self.config, slots, self.num_kv_heads, self.head_size, drafts, device)
         self._dtype = act_dtype
         self._workspace = workspace_of(
             self._vllm_config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
@@ -131,7 +126,7 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         scratch = work.partial(batch.seq_lens.shape[0], tokens)
         attend_splits(
             self.layout, self.windows, work.few_query[:tokens], pages, batch, *rings, self.scale, scratch, queries,
-            self._dtype, self._vllm_config.use_v2_model_runner,  # decode.cu has not been run under the V1 runner yet
+            self._dtype, self._compiled_decode,
         )  # fmt: skip
         merge_splits(self.layout, self.windows, out, scratch, batch, queries, self.config.rotation)
 

@@ -1,4 +1,4 @@
-"""Scratch of the GPU kernels: one set for all layers of a worker, made while the model loads, so that it is counted."""
+"""Rings of a layer, and scratch that all layers of a worker share; made while the model loads, so that both count."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from typing import Any
 
 import torch
 
+from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.attend import split_count
-from vllm_kivi.layout import CacheLayout
+from vllm_kivi.layout import CacheLayout, staged_bytes
+
+
+def empty_rings(
+    config: KiviConfig, slots: int, heads: int, head_size: int, drafts: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rings of keys and of values: uint8 [slots, H, ring tokens, staged bytes]."""
+    lengths = config.key_staging_tokens(drafts), config.value_staging_tokens(drafts)
+    shapes = ((slots, heads, tokens, staged_bytes(head_size)) for tokens in lengths)
+    key, value = (torch.zeros(shape, dtype=torch.uint8, device=device) for shape in shapes)
+    return key, value
 
 
 class Workspace:
