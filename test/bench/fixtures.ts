@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { type BenchResult, benchResultSchema } from "../../src/core/bench/result.js";
 import type { Clock, Context } from "../../src/shared/context.js";
 import { Output } from "../../src/shared/output.js";
 import type { Command, Finished, ProcessRunner, RunOptions } from "../../src/shared/process.js";
@@ -99,6 +100,24 @@ function recorded(name: string): Record<string, unknown> {
 /** What a real worker wrote for SmolLM2-135M on vLLM's CPU build, cut to two windows. */
 export function workerResult(cache: string): Record<string, unknown> {
   return recorded(`${cache}.result`);
+}
+
+/** A saved result of those cells, complete unless `more` says otherwise. */
+export function savedResult(cells: readonly object[], more: object = {}): BenchResult {
+  return benchResultSchema.parse({
+    kind: "kivi-bench",
+    schemaVersion: 1,
+    tool: { name: "kivi", version: "0.1.0" },
+    createdAt: "2026-01-02T03:04:05.000Z",
+    updatedAt: "2026-01-02T03:04:05.000Z",
+    model: "smollm2",
+    planned: ["bf16", "fp8", "k4v4"],
+    suites: ["capacity", "throughput", "perplexity"],
+    config: { kvMemoryBytes: 2 ** 30 },
+    complete: true,
+    cells,
+    ...more,
+  });
 }
 
 /** What a real worker wrote under `quality` for the same model, in a run of its own. */

@@ -1,8 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { camelKeys } from "../../src/core/bench/names.js";
-import { type BenchResult, benchResultSchema } from "../../src/core/bench/result.js";
 import { renderTable } from "../../src/report/table.js";
-import { workerResult } from "./fixtures.js";
+import { savedResult, workerResult } from "./fixtures.js";
 
 function cell(cache: string, more: object = {}) {
   const about = { key: cache, cache, cacheDtype: cache, optional: false, startedAt: "", seconds: 1, log: "" };
@@ -14,29 +13,12 @@ function cell(cache: string, more: object = {}) {
   };
 }
 
-function result(cells: object[], more: object = {}): BenchResult {
-  return benchResultSchema.parse({
-    kind: "kivi-bench",
-    schemaVersion: 1,
-    tool: { name: "kivi", version: "0.1.0" },
-    createdAt: "",
-    updatedAt: "",
-    model: "smollm2",
-    planned: ["bf16", "fp8", "k4v4"],
-    suites: ["capacity", "throughput", "perplexity"],
-    config: { kvMemoryBytes: 2 ** 30 },
-    complete: true,
-    cells,
-    ...more,
-  });
-}
-
 const unsupported = cell("k4v4", { status: "unsupported", reason: "the plugin did not load" });
 
 describe("the table", () => {
   it("shows figures with ratios to the baseline, and why a cell has none", () => {
     expect(
-      renderTable(result([cell("bf16"), cell("fp8"), unsupported]), undefined, 160),
+      renderTable(savedResult([cell("bf16"), cell("fp8"), unsupported]), undefined, 160),
     ).toMatchInlineSnapshot(`
       "smollm2 (bfloat16) on AMD EPYC, 2 CPUs
       vLLM 0.26.0, torch 2.11.0+cu130, vllm-kivi not installed, kivi 0.1.0
@@ -54,7 +36,7 @@ describe("the table", () => {
   });
 
   it("becomes one table a suite when the terminal is narrow", () => {
-    const text = renderTable(result([cell("bf16"), cell("fp8")]), undefined, 80);
+    const text = renderTable(savedResult([cell("bf16"), cell("fp8")]), undefined, 80);
     expect(text).toMatchInlineSnapshot(`
       "smollm2 (bfloat16) on AMD EPYC, 2 CPUs
       vLLM 0.26.0, torch 2.11.0+cu130, vllm-kivi not installed, kivi 0.1.0
@@ -82,13 +64,13 @@ describe("the table", () => {
 
   it("says what could not be measured when the baseline is missing", () => {
     const failed = cell("bf16", { status: "failed", reason: "OSError: disk full" });
-    expect(renderTable(result([failed]))).toMatch(/^bf16 +failed: OSError: disk full$/m);
+    expect(renderTable(savedResult([failed]))).toMatch(/^bf16 +failed: OSError: disk full$/m);
   });
 
   it("marks loads that do not fit and cells that are still to come", () => {
     const one = cell("bf16") as ReturnType<typeof cell> & { throughput: object[] };
     const full = { ...one, throughput: one.throughput.map((entry) => ({ ...entry, fits: false })) };
-    const text = renderTable(result([full], { complete: false }), undefined, 160);
+    const text = renderTable(savedResult([full], { complete: false }), undefined, 160);
     expect(text).toContain("80.7*");
     expect(text).toContain("* more tokens than this cache holds");
     expect(text).toContain("Not measured: fp8, k4v4");

@@ -1,6 +1,6 @@
 import { camelKeys } from "../../src/core/bench/names.js";
-import { type BenchResult, benchResultSchema, type Cell, cellSchema } from "../../src/core/bench/result.js";
-import { qualityOf, workerResult } from "../bench/fixtures.js";
+import { type BenchResult, type Cell, cellSchema } from "../../src/core/bench/result.js";
+import { qualityOf, savedResult, workerResult } from "../bench/fixtures.js";
 
 export type Load = NonNullable<Cell["throughput"]>[number];
 
@@ -49,19 +49,10 @@ export function steady(
 }
 
 export function result(cells: readonly Cell[], more: Partial<BenchResult> = {}): BenchResult {
-  return benchResultSchema.parse({
-    kind: "kivi-bench",
-    schemaVersion: 1,
-    tool: { name: "kivi", version: "0.1.0" },
-    createdAt: "2026-01-02T03:04:05.000Z",
-    updatedAt: "2026-01-02T03:04:05.000Z",
+  return savedResult(cells, {
     model: "/models/smollm2",
     modelFingerprint: "f1",
-    planned: ["bf16", "fp8", "k4v4"],
-    suites: ["capacity", "throughput", "perplexity"],
     config: { device: "cpu", kvMemoryBytes: 2 ** 30, dtype: "bfloat16" },
-    complete: true,
-    cells,
     ...more,
   });
 }

@@ -3,10 +3,10 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { CacheName } from "../../src/core/bench/caches.js";
 import { camelKeys } from "../../src/core/bench/names.js";
-import { type BenchResult, benchResultSchema, type Cell, cellSchema } from "../../src/core/bench/result.js";
-import { workerResult } from "../bench/fixtures.js";
+import { type BenchResult, type Cell, cellSchema } from "../../src/core/bench/result.js";
+import { savedResult, workerResult } from "../bench/fixtures.js";
 
-/** Figures of SmolLM2-135M as the README has them. */
+/** Figures of SmolLM2-135M as once measured. */
 const FIGURES: Record<
   CacheName,
   { bytesPerToken: number; tokens: number; perplexity: number; decode: number }
@@ -73,19 +73,12 @@ export function cell(cache: CacheName, more: object = {}, shapes: readonly Shape
 
 export function result(more: Partial<BenchResult> = {}): BenchResult {
   const cells = more.cells ?? ALL.map((cache) => cell(cache));
-  return benchResultSchema.parse({
-    kind: "kivi-bench",
-    schemaVersion: 1,
-    tool: { name: "kivi", version: "0.1.0" },
-    createdAt: "2026-01-02T03:04:05.000Z",
+  return savedResult(cells, {
     updatedAt: "2026-01-02T03:14:05.000Z",
     model: "HuggingFaceTB/SmolLM2-135M-Instruct",
     planned: cells.map((one) => one.cache),
-    suites: ["capacity", "throughput", "perplexity"],
     config: { kvMemoryBytes: 2 ** 30, seed: 0 },
-    complete: true,
     ...more,
-    cells,
   });
 }
 

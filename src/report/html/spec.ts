@@ -171,6 +171,26 @@ function symbols(xScale: string): Mark {
   };
 }
 
+/** Height is the figure that is compared, from zero. */
+const FIGURE_SCALE = {
+  name: "y",
+  type: "linear",
+  range: "height",
+  domain: { data: "points", field: "y" },
+  zero: true,
+  nice: true,
+} satisfies Scale;
+
+const figureAxis = (title: string): Axis => ({
+  orient: "left",
+  scale: "y",
+  title,
+  grid: true,
+  tickCount: 5,
+  domain: false,
+  ticks: false,
+});
+
 /** Rate against batch: a curve for each cache and result. */
 export function curveSpec(speed: Speed, description: string): Spec {
   const { scales, colourLegend, setLegends } = series(speed.points);
@@ -181,25 +201,10 @@ export function curveSpec(speed: Speed, description: string): Spec {
     scales: [
       ...scales,
       { name: "x", type: "log", base: 2, range: "width", domain: { data: "points", field: "x" } },
-      {
-        name: "y",
-        type: "linear",
-        range: "height",
-        domain: { data: "points", field: "y" },
-        zero: true,
-        nice: true,
-      },
+      FIGURE_SCALE,
     ],
     axes: [
-      {
-        orient: "left",
-        scale: "y",
-        title: "tokens/s",
-        grid: true,
-        tickCount: 5,
-        domain: false,
-        ticks: false,
-      },
+      figureAxis("tokens/s"),
       {
         orient: "bottom",
         scale: "x",
@@ -275,26 +280,10 @@ export function qualitySpec(points: readonly Point[], description: string): Spec
         domain: { data: "points", field: "x" },
         padding: 22,
       },
-      {
-        name: "y",
-        type: "linear",
-        range: "height",
-        domain: { data: "points", field: "y" },
-        zero: true,
-        nice: true,
-        padding: 20,
-      },
+      { ...FIGURE_SCALE, padding: 20 },
     ],
     axes: [
-      {
-        orient: "left",
-        scale: "y",
-        title: "perplexity over bf16 (%)",
-        grid: true,
-        tickCount: 5,
-        domain: false,
-        ticks: false,
-      },
+      figureAxis("perplexity over bf16 (%)"),
       {
         orient: "bottom",
         scale: "x",
