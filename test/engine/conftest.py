@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from inprocess import open_llm
 
 MEGABYTE = 1 << 20
 
@@ -24,32 +24,18 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("checkpoints")
 
 
-@contextmanager
-def open_engine(checkpoint: Path, **arguments: Any) -> Iterator[Any]:
-    """A vLLM engine (class LLM) on a checkpoint; arguments as LLM's, with small defaults. Raw logits as logprobs."""
-    from vllm import LLM
-
+def open_engine(checkpoint: Path, **arguments: Any) -> AbstractContextManager[Any]:
+    """A small engine of vLLM's CPU build; arguments as LLM's."""
     defaults: dict[str, Any] = {
-        "skip_tokenizer_init": True,
         "enforce_eager": True,
         "max_model_len": 1024,
         "max_num_seqs": 8,
         "max_num_batched_tokens": 1024,
         "kv_cache_memory_bytes": 64 * MEGABYTE,
         "distributed_executor_backend": "uni",
-        "max_logprobs": -1,
-        "logprobs_mode": "raw_logits",
-        "disable_log_stats": False,
         "dtype": "float32",
-        "seed": 0,
     }
-    llm = LLM(model=str(checkpoint), **{**defaults, **arguments})
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        gc.collect()
+    return open_llm(checkpoint, **{**defaults, **arguments})
 
 
 @pytest.fixture(scope="session")
@@ -65,16 +51,3 @@ def runner_of(llm: Any) -> Any:
 def scheduler_of(llm: Any) -> Any:
     """The scheduler of an in-process engine."""
     return llm.llm_engine.engine_core.engine_core.scheduler
-
-
-def generate(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
-    """Answers of ``tokens`` tokens with the logits of each, greedily."""
-    from vllm import SamplingParams
-
-    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=-1)
-    return llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)
-
-
-def counter(llm: Any, name: str) -> int:
-    """A counter of vLLM's metrics."""
-    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)

@@ -8,16 +8,15 @@ are compared, two that the model finds equally likely may take each other's plac
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from inprocess import open_llm
 from oracle import Oracle
 from support import error_ratio, generated_logits, settings_of, whole
-from vllm import LLM, SamplingParams
 
 ALLOWED = 0.6
 """Error of the logits, as a part of what quantization itself changes."""
@@ -28,34 +27,20 @@ TIE = 0.05
 
 @contextmanager
 def open_engine(checkpoint: Path, **arguments: Any) -> Iterator[Any]:
-    """A small engine in this process."""
+    """A small engine with a k4v4 cache; arguments as LLM's."""
     defaults: dict[str, Any] = {
         "kv_cache_dtype": "kivi_k4v4",
-        "skip_tokenizer_init": True,
         "max_model_len": 2048,
         "max_num_seqs": 16,
         "max_num_batched_tokens": 600,
         "kv_cache_memory_bytes": 1 << 30,
-        "max_logprobs": -1,
-        "logprobs_mode": "raw_logits",
-        "disable_log_stats": False,
         "dtype": "float16",
-        "seed": 0,
     }
-    llm = LLM(model=str(checkpoint), **{**defaults, **arguments})
     try:
-        yield llm
+        with open_llm(checkpoint, **{**defaults, **arguments}) as llm:
+            yield llm
     finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        gc.collect()
         torch.cuda.empty_cache()
-
-
-def generate(llm: Any, prompts: list[list[int]], tokens: int = 140) -> list[Any]:
-    """Greedy answers with all logits."""
-    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=-1)
-    return llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)
 
 
 def check(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engines import check_same_tokens, generate, open_engine
+from engines import check_same_tokens, open_engine
+from inprocess import counter, generate
 from models import TinyModel, write_checkpoint
 from support import prompt
 
@@ -22,8 +23,7 @@ def test_drafts_leave_no_trace(checkpoints: Path, monkeypatch: pytest.MonkeyPatc
     for drafting in (NGRAM, None):
         with open_engine(checkpoint, speculative_config=drafting) as llm:
             answers.append(generate(llm, loops, 200))
-            counted = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
-        if drafting:
-            assert counted["vllm:spec_decode_num_accepted_tokens"] > 0
-            assert counted["vllm:spec_decode_num_accepted_tokens"] < counted["vllm:spec_decode_num_draft_tokens"]
+            if drafting:
+                accepted = counter(llm, "vllm:spec_decode_num_accepted_tokens")
+                assert 0 < accepted < counter(llm, "vllm:spec_decode_num_draft_tokens")
     check_same_tokens(*answers)

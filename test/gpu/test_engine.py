@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import check, check_same_tokens, generate, open_engine
+from engines import check, check_same_tokens, open_engine
+from inprocess import counter, generate
 from models import TinyModel, write_checkpoint
 from support import prompt
 from vllm import SamplingParams
@@ -35,7 +36,7 @@ def test_logits_and_prefix_hits(
     prompts = [prompt(n, seed=900 + n) for n in LENGTHS]
     with open_engine(checkpoint, kv_cache_dtype=preset, dtype=dtype, enforce_eager=eager) as llm:
         assert llm.llm_engine.vllm_config.use_v2_model_runner == (runner == "1")
-        miss, hit = generate(llm, prompts), generate(llm, prompts)
+        miss, hit = (generate(llm, prompts, 140) for _ in range(2))
     check(miss, checkpoint, MODEL.head_size, preset, dtype)
     assert [output.num_cached_tokens for output in hit] == [(n - 1) // 128 * 128 for n in LENGTHS]
     if preset == "kivi_k4v4":
@@ -69,9 +70,8 @@ def test_random_schedule_gives_what_each_request_gives_alone(seed: int, checkpoi
             if running and rng.random() < 0.01:
                 core.abort_request([running.pop(rng.randrange(len(running)))])
             finished |= {output.request_id: output for output in core.step() if output.finished}
-        counted = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
-        assert counted["vllm:num_preemptions"] > 0
-        assert counted["vllm:prefix_cache_hits"] > 0
+        assert counter(llm, "vllm:num_preemptions") > 0
+        assert counter(llm, "vllm:prefix_cache_hits") > 0
     assert len(finished) > 40
     answered = [output for output in finished.values() if output.outputs[0].finish_reason == "length"]
     check(answered, checkpoint, MODEL.head_size, "kivi_k4v4", "float16")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines import check, check_same_tokens, generate, open_engine
+from engines import check, check_same_tokens, open_engine
+from inprocess import counter, generate
 from models import TinyModel, WindowedModel, write_checkpoint
 from support import prompt
 
@@ -22,8 +23,7 @@ def test_windows(checkpoints: Path) -> None:
     ) as llm:
         outputs = generate(llm, prompts, 60)
         miss, hit = (generate(llm, prompts[-2:-1], 60)[0] for _ in range(2))
-        counted = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
-        assert counted["vllm:num_preemptions"] > 0
+        assert counter(llm, "vllm:num_preemptions") > 0
     check(outputs, checkpoint, WINDOWED.head_size, "kivi_k4v4", "bfloat16")
     assert hit.num_cached_tokens == 256
     check_same_tokens([hit], [miss])
@@ -33,7 +33,7 @@ def test_named_layers(checkpoints: Path) -> None:
     checkpoint = write_checkpoint(SKIPPING, checkpoints)
     prompts = [prompt(n, seed=n) for n in LENGTHS]
     with open_engine(checkpoint, kv_cache_dtype_skip_layers=["1"]) as llm:
-        outputs, again = generate(llm, prompts), generate(llm, prompts)
+        outputs, again = (generate(llm, prompts, 140) for _ in range(2))
     check(outputs, checkpoint, SKIPPING.head_size, "kivi_k4v4", "float16", exact_layers={1})
     assert [output.num_cached_tokens for output in again] == [(n - 1) // 128 * 128 for n in LENGTHS]
     check_same_tokens(again, outputs)
