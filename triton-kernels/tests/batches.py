@@ -5,6 +5,7 @@ On a GPU where there is one, else on the CPU under Triton's interpreter.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,10 @@ def tokens_of(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Gener
     spread = torch.exp2(torch.randint(-2, 2, shape[-1:], generator=generator).float())
     middle = torch.randn(shape[-1:], generator=generator)
     return (torch.randn(shape, generator=generator) * spread * 0.5 + middle).to(dtype)
+
+
+Attention = Callable[["Step", torch.Tensor, torch.Tensor, torch.Tensor], object]
+"""Attends a step's rotated queries, with its keys and values as rings hold them, into its ``out``."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +195,8 @@ class Step:
         )  # fmt: skip
         merge_splits(self.layout, self.windows, self.out, scratch, self.batch, queries, config.rotation)
 
-    def run_many(self) -> None:
-        """The way of prefill and chunks."""
+    def run_many(self, attention: Attention | None = None) -> None:
+        """The way of prefill and chunks, with attend.py's kernel or another attention."""
         config = self.config
         query, key, value = self.fresh_query, torch.empty_like(self.fresh_key), torch.empty_like(self.fresh_value)
         if config.rotation:
@@ -201,7 +206,12 @@ class Step:
         stage_heads(value, self.fresh_value, config.rotation)
         store_step_values(self.layout, self.pages, self.slot_mapping, value, config.clipping)
         close_groups(self.layout, self.pages, self.batch, self.slot_mapping, key, self.rings[0], config.clipping)
-        attend(self.layout, self.windows, self.out, query, self.pages, self.batch, *self.rings, key, value, self.scale)
+        if attention is None:
+            attend(
+                self.layout, self.windows, self.out, query, self.pages, self.batch, *self.rings, key, value, self.scale
+            )  # fmt: skip
+        else:
+            attention(self, query, key, value)
         stage_newest(self.rings[0], self.batch, key)
         stage_newest(self.rings[1], self.batch, value)
         if config.rotation:

@@ -11,6 +11,8 @@ import torch
 
 from vllm_kivi import reference
 from vllm_kivi.backend.canary import CanaryError, error_ratio
+from vllm_kivi.backend.gpu.pieces import least_units, plan_pieces
+from vllm_kivi.backend.gpu.prefill import attend_pieces, flash_reach, new_slab, send_pieces
 from vllm_kivi.backend.gpu.workspace import empty_rings
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
@@ -75,7 +77,18 @@ def check_kernels(
     step = batch(0, prefilled)
     store_step_values(layout, pages, slot_mapping[:prefilled], fresh[2], config.clipping)
     close_groups(layout, pages, step, slot_mapping[:prefilled], fresh[1], ring_key, config.clipping)
-    attend(layout, windows, out[:prefilled], fresh[0], pages, step, ring_key, ring_value, fresh[1], fresh[2], scale)
+    reach = flash_reach(config, d)
+    if reach is None:
+        attend(layout, windows, out[:prefilled], fresh[0], pages, step, ring_key, ring_value, fresh[1], fresh[2], scale)
+    else:
+        units = least_units(reach, prefilled)
+        pieces = plan_pieces([0, prefilled], [prefilled], [0], reach, units)
+        assert pieces is not None
+        slab = new_slab(reach, units, heads, query_heads, d, prefilled, prefilled, dtype, device)
+        attend_pieces(
+            layout, send_pieces(pieces, device), slab, out[:prefilled], fresh[0], pages, step,
+            (ring_key, ring_value), (fresh[1], fresh[2]), scale,
+        )  # fmt: skip
     stage_newest(ring_key, step, fresh[1])
     stage_newest(ring_value, step, fresh[2])
     if config.rotation:

@@ -11,6 +11,7 @@ from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionTy
 from vllm_kivi.backend.base import refuse_unsupported
 from vllm_kivi.backend.gpu.canary import check_kernels
 from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata
+from vllm_kivi.backend.gpu.prefill import SentPiece, attend_pieces
 from vllm_kivi.backend.gpu.workspace import Workspace, empty_rings, workspace_of
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import attend, attend_splits, windows_of
@@ -62,7 +63,7 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         self._rings = empty_rings(self.config, slots, self.num_kv_heads, self.head_size, drafts, device)
         self._dtype = act_dtype
         self._workspace = workspace_of(
-            self._vllm_config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
+            self._vllm_config, self.config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
         )
 
     def forward(
@@ -102,7 +103,7 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         if meta.few is not None:
             self._decode(meta.few, meta.few_queries, query[:split], kv_cache, out[:split])
         if meta.many is not None and rotated is not None:
-            self._prefill(meta.many, rotated, kv_cache, out[split:end])
+            self._prefill(meta.many, meta.pieces, rotated, kv_cache, out[split:end])
         return output
 
     def _append(
@@ -155,13 +156,17 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
     def _prefill(
         self,
         batch: Batch,
+        pieces: list[SentPiece] | None,
         tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         pages: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
-        rings, _ = self._state()
+        rings, work = self._state()
         query, key, value = tokens
-        attend(self.layout, self.windows, out, query, pages, batch, *rings, key, value, self.scale)
+        if pieces is not None and work.slab is not None:
+            attend_pieces(self.layout, pieces, work.slab, out, query, pages, batch, rings, (key, value), self.scale)
+        else:
+            attend(self.layout, self.windows, out, query, pages, batch, *rings, key, value, self.scale)
         stage_newest(rings[0], batch, key)  # only now: the attention read what this overwrites
         stage_newest(rings[1], batch, value)
         if self.config.rotation:

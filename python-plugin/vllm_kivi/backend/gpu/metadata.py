@@ -18,8 +18,11 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 
-from vllm_kivi.cache.staging import SlotPool, building
+from vllm_kivi.backend.gpu.pieces import plan_pieces
+from vllm_kivi.backend.gpu.prefill import SentPiece, flash_reach, send_pieces, slab_units
+from vllm_kivi.cache.staging import Slot, SlotPool, building
 from vllm_kivi.kernels.helpers import Batch
+from vllm_kivi.settings import config_of
 
 
 @dataclass
@@ -32,6 +35,7 @@ class KiviGpuMetadata(AttentionMetadata):
             counted from the first of them.
         few_tokens: tokens of ``few``.
         slot_mapping: int64 [>= num_tokens].
+        pieces: what FlashAttention reads for ``many``; None where attend.py's kernel is to read the pages.
     """
 
     num_tokens: int
@@ -40,6 +44,7 @@ class KiviGpuMetadata(AttentionMetadata):
     few_tokens: int
     few_queries: int
     slot_mapping: torch.Tensor
+    pieces: list[SentPiece] | None
 
 
 class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
@@ -54,7 +59,12 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
             raise RuntimeError("KIVI: the model runner was not hooked before its metadata builders were made")
         self.pool: SlotPool = pool
         self._init_reorder_batch_threshold(1, supports_spec_as_decode=True)
-        rows = vllm_config.scheduler_config.max_num_seqs
+        scheduler = vllm_config.scheduler_config
+        rows, heads, head_size = scheduler.max_num_seqs, kv_cache_spec.num_kv_heads, kv_cache_spec.head_size
+        self.reach = flash_reach(config_of(vllm_config), head_size)
+        if self.reach is not None:
+            longest = vllm_config.model_config.max_model_len
+            self.units = slab_units(self.reach, heads, head_size, rows, scheduler.max_num_batched_tokens, longest)
         # One pair of rows: slots, and tokens restored by a prefix hit. Graphs read it at a fixed address.
         self.owners = torch.zeros(2, rows, dtype=torch.int32, device=device)
         self.pinned = [torch.zeros(2, rows, dtype=torch.int32, pin_memory=True) for _ in range(2)]
@@ -67,7 +77,8 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
         common, threshold = common_attn_metadata, self.reorder_batch_threshold
         assert threshold is not None
         rows = common.num_reqs
-        self._send_owners(rows)
+        owners = self.pool.rows(rows)
+        self._send_owners(owners)
         decodes, prefills, decode_tokens, _prefill_tokens = split_decodes_and_prefills(common, threshold)
         starts, lengths = common.query_start_loc[: rows + 1], common.seq_lens[:rows]
         table, (slots, readable) = common.block_table_tensor, self.owners[:, :rows]
@@ -85,13 +96,29 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
             few_tokens=decode_tokens,
             few_queries=threshold,
             slot_mapping=common.slot_mapping,
+            pieces=self._pieces(common, owners, decodes) if prefills else None,
         )
 
-    def _send_owners(self, rows: int) -> None:
+    def _pieces(self, common: CommonAttentionMetadata, owners: list[Slot], first: int) -> list[SentPiece] | None:
+        """Of the rows from ``first`` on, whose lengths the host knows: they are prompts."""
+        lengths = common.seq_lens_cpu_upper_bound
+        if self.reach is None or lengths is None:
+            return None
+        starts = common.query_start_loc_cpu[first : len(owners) + 1]
+        pieces = plan_pieces(
+            (starts - starts[0]).tolist(),
+            lengths[first : len(owners)].tolist(),
+            [owner.readable_from for owner in owners[first:]],
+            self.reach,
+            self.units,
+        )
+        return None if pieces is None else send_pieces(pieces, self.device)
+
+    def _send_owners(self, slots: list[Slot]) -> None:
         self.turn = 1 - self.turn
         pinned, copied = self.pinned[self.turn], self.copied[self.turn]
         copied.synchronize()  # of two steps ago: returns at once
-        slots = self.pool.rows(rows)
+        rows = len(slots)
         pinned[0, :rows] = torch.tensor([slot.index for slot in slots], dtype=torch.int32)
         pinned[1, :rows] = torch.tensor([slot.readable_from for slot in slots], dtype=torch.int32)
         self.owners[:, :rows].copy_(pinned[:, :rows], non_blocking=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vllm_kivi.backend.gpu.prefill import Slab, flash_reach, new_slab, slab_units
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.attend import split_count
 from vllm_kivi.layout import CacheLayout, staged_bytes
@@ -28,10 +29,14 @@ class Workspace:
     Args:
         max_seqs, max_tokens, max_model_len: of the engine's configuration.
         queries: the most tokens of a row of few.
+
+    Attributes:
+        slab: for prefill by FlashAttention; None where that does not serve.
     """
 
     def __init__(
         self,
+        config: KiviConfig,
         layout: CacheLayout,
         heads: int,
         query_heads: int,
@@ -51,6 +56,11 @@ class Workspace:
         self.query = torch.empty(max_tokens, query_heads, d, dtype=dtype, device=device)
         self.key = torch.empty(max_tokens, heads, d, dtype=dtype, device=device)
         self.value = torch.empty(max_tokens, heads, d, dtype=dtype, device=device)
+        self.slab: Slab | None = None
+        reach = flash_reach(config, d)
+        if reach is not None:
+            units = slab_units(reach, heads, d, max_seqs, max_tokens, max_model_len)
+            self.slab = new_slab(reach, units, heads, query_heads, d, max_tokens, max_model_len, dtype, device)
         most = max(rows * queries * (1 + self.splits(rows)) for rows in range(1, max_seqs + 1))
         self._part_out = torch.empty(most * query_heads * d, dtype=torch.float32, device=device)
         self._part_lse = torch.empty(most * query_heads, dtype=torch.float32, device=device)
@@ -72,6 +82,7 @@ _OF_ENGINE: weakref.WeakValueDictionary[tuple[Any, ...], Workspace] = weakref.We
 
 def workspace_of(
     vllm_config: Any,
+    config: KiviConfig,
     layout: CacheLayout,
     heads: int,
     query_heads: int,
@@ -84,6 +95,7 @@ def workspace_of(
     if found is None:
         scheduler = vllm_config.scheduler_config
         found = Workspace(
+            config,
             layout,
             heads,
             query_heads,

@@ -1,0 +1,150 @@
+"""Prefill by FlashAttention over a slab: a step's pieces put on the GPU once, and each layer's attention over them.
+
+FlashAttention 3 (Shah et al., arXiv:2407.08608; Hopper) is what vLLM itself takes there. Without it, and for formats in
+which keys and values close at different places, attend.py's kernel reads the pages themselves, more slowly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.v1.attention.backends import fa_utils
+from vllm.v1.attention.ops.merge_attn_states import merge_attn_states
+
+from vllm_kivi.backend.gpu.pieces import Piece, Reach, least_units, reach_of
+from vllm_kivi.config import KiviConfig
+from vllm_kivi.kernels.helpers import Batch
+from vllm_kivi.kernels.slab import fill_slab
+from vllm_kivi.layout import CacheLayout
+
+SLAB_BYTES = 128 << 20
+"""Of keys and values: a bound whatever the context length; 32,768 tokens of one layer of Llama-8B."""
+
+_VERSION = 3
+
+
+def flash_reach(config: KiviConfig, head_size: int) -> Reach | None:
+    """What queries read exactly, or None where FlashAttention does not serve this format and machine."""
+    reach = reach_of(config)
+    if reach is None or head_size > 256 or fa_utils.get_flash_attn_version(head_size=head_size) != _VERSION:
+        return None
+    return reach
+
+
+def slab_units(reach: Reach, heads: int, head_size: int, max_seqs: int, max_tokens: int, max_model_len: int) -> int:
+    """Units of a slab: no more than all rows could use, no fewer than one row needs."""
+    unit_bytes = 2 * 2 * reach.group * heads * head_size
+    useful = max_seqs * (-(-max_model_len // reach.group) + 2 + reach.window // reach.group)
+    return max(least_units(reach, max_tokens), min(SLAB_BYTES // unit_bytes, useful))
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Scratch that all layers of a shape share.
+
+    Attributes:
+        key, value: [units, G, H, D] in the model's dtype; never NaN, even where nothing was written.
+        out: [tokens, Hq, D], for a piece that continues another; None where the slab holds the longest context.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    out: torch.Tensor | None
+
+
+def new_slab(
+    reach: Reach,
+    units: int,
+    heads: int,
+    query_heads: int,
+    head_size: int,
+    max_tokens: int,
+    max_model_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Slab:
+    """A slab of ``units`` units."""
+    key, value = (torch.zeros(units, reach.group, heads, head_size, dtype=dtype, device=device) for _ in range(2))
+    longest = -(-max_model_len // reach.group) + least_units(reach, max_tokens)
+    out = torch.empty(max_tokens, query_heads, head_size, dtype=dtype, device=device) if longest > units else None
+    return Slab(key, value, out)
+
+
+@dataclass(frozen=True)
+class SentPiece:
+    """A :class:`Piece` with its arrays on the GPU."""
+
+    piece: Piece
+    units: torch.Tensor
+    starts: torch.Tensor
+    keys: torch.Tensor
+    table: torch.Tensor
+
+
+def send_pieces(pieces: list[Piece], device: torch.device) -> list[SentPiece]:
+    """All arrays in one copy, for which nothing waits."""
+    arrays = [x for piece in pieces for x in (piece.units, piece.starts, piece.keys, piece.table)]
+    flat = torch.from_numpy(np.concatenate([x.ravel() for x in arrays])).pin_memory().to(device, non_blocking=True)
+    parts = iter(flat.split([x.size for x in arrays]))
+    return [
+        SentPiece(
+            piece,
+            next(parts).view(piece.units.shape),
+            next(parts),
+            next(parts),
+            next(parts).view(piece.table.shape),
+        )
+        for piece in pieces
+    ]
+
+
+def attend_pieces(
+    layout: CacheLayout,
+    pieces: list[SentPiece],
+    slab: Slab,
+    out: torch.Tensor,
+    query: torch.Tensor,
+    pages: torch.Tensor,
+    batch: Batch,
+    rings: tuple[torch.Tensor, torch.Tensor],
+    fresh: tuple[torch.Tensor, torch.Tensor],
+    scale: float,
+) -> None:
+    """Rows of many queries; arguments and result as :func:`vllm_kivi.kernels.attend.attend`."""
+    lse: torch.Tensor | None = None
+    for sent in pieces:
+        piece = sent.piece
+        fill_slab(layout, (slab.key, slab.value), sent.units, pages, batch, rings, fresh)
+        part = slice(piece.first, piece.last)
+        if not piece.older:
+            lse = _flash(sent, slab, query[part], out[part], scale)
+            continue
+        assert lse is not None
+        assert slab.out is not None
+        other = slab.out[: piece.last - piece.first]
+        other_lse, both = _flash(sent, slab, query[part], other, scale), torch.empty_like(lse)
+        merge_attn_states(out[part], out[part], lse, other, other_lse, both)
+        lse = both
+
+
+def _flash(sent: SentPiece, slab: Slab, query: torch.Tensor, out: torch.Tensor, scale: float) -> torch.Tensor:
+    """Log-sum-exp, float32 [Hq, queries]; the output goes to ``out``."""
+    arguments: dict[str, Any] = {
+        "max_seqlen_q": sent.piece.most_queries,
+        "cu_seqlens_q": sent.starts,
+        "max_seqlen_k": sent.piece.most_keys,
+        "seqused_k": sent.keys,
+        "block_table": sent.table,
+        "softmax_scale": scale,
+        "causal": not sent.piece.older,
+        "return_softmax_lse": True,
+        "out": out,
+        "num_splits": 1,  # queries fill the GPU; splits would allocate
+        "fa_version": _VERSION,
+    }
+    attend: Any = fa_utils.flash_attn_varlen_func  # type: ignore[attr-defined]  # defined for the platform
+    lse: torch.Tensor = attend(query, slab.key, slab.value, **arguments)[1]
+    return lse
