@@ -7,7 +7,8 @@ are folded into the query and key zeros into one dot product per group, value sc
 tokens follow, where each query picks by its position.
 
 Decode splits a row's quantized tokens over programs (split 0 takes the newest tokens); ``merge.py`` combines them by
-log-sum-exp. Graph-safe: the grid depends on shapes only, lengths are read on the device, and empty programs do nothing.
+log-sum-exp, and ``few.py`` says when decode.cu does both instead. Graph-safe: the grid depends on shapes only, lengths
+are read on the device, and empty programs do nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import triton
 import triton.language as tl
 
 from vllm_kivi.config import KiviConfig
-from vllm_kivi.kernels.decode import decode_splits, takes
 from vllm_kivi.kernels.helpers import (
     PER_ROW,
     WIDE_DOT,
@@ -41,7 +41,7 @@ from vllm_kivi.layout import CacheLayout
 SPLIT_TOKENS = 256
 """Quantized tokens below which a row is not split further."""
 
-_LOG2_E = math.log2(math.e)
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ def shared_groups(position, readable, LAYOUT: tl.constexpr, WINDOWS: tl.constexp
 
 
 @triton.jit
-def groups_of_a_split(groups, splits, MIN_GROUPS: tl.constexpr):
-    """Groups that each split of a row takes, 0 for a row without any."""
-    return tl.minimum(tl.maximum((groups + splits - 1) // splits, MIN_GROUPS), groups)
+def groups_of_a_split(groups, splits, LAYOUT: tl.constexpr, MIN_GROUPS: tl.constexpr):
+    """Groups that each split of a row takes, in whole blocks; 0 for a row without any."""
+    share = tl.maximum((groups + splits - 1) // splits, MIN_GROUPS)
+    return tl.minimum((share + LAYOUT.key_groups - 1) // LAYOUT.key_groups * LAYOUT.key_groups, groups)
 
 
 # --- softmax and packed tiles -----------------------------------------------------------------------------------------
@@ -356,7 +357,7 @@ def _attend_kernel(
         last = groups
         newest = True
         if SPLIT:
-            share = groups_of_a_split(groups, splits, MIN_GROUPS)
+            share = groups_of_a_split(groups, splits, LAYOUT, MIN_GROUPS)
             first = (split - 1) * share
             last = tl.minimum(first + share, groups)
             newest = split == 0
@@ -451,14 +452,6 @@ def _attend_kernel(
 # --- launchers --------------------------------------------------------------------------------------------------------
 
 
-def attend_scratch(
-    layout: CacheLayout, tokens: int, query_heads: int, splits: int, device: torch.device | str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scratch of :func:`attend_splits`: float32 [tokens, Hq, 1 + splits, D] and [tokens, Hq, 1 + splits]."""
-    out = torch.empty(tokens, query_heads, 1 + splits, layout.head_size, dtype=torch.float32, device=device)
-    return out, torch.empty(out.shape[:-1], dtype=torch.float32, device=device)
-
-
 def split_count(rows: int, kv_heads: int, max_tokens: int, processors: int) -> int:
     """How many splits fill a GPU: depends on what a CUDA graph fixes, never on lengths.
 
@@ -467,7 +460,8 @@ def split_count(rows: int, kv_heads: int, max_tokens: int, processors: int) -> i
         max_tokens: the longest context that may come.
         processors: streaming multiprocessors of the GPU.
     """
-    wanted = -(-6 * processors // (rows * kv_heads))
+    pairs = rows * kv_heads
+    wanted = min(6 * processors // pairs, max(16, processors // pairs))
     useful = -(-max_tokens // SPLIT_TOKENS)
     return max(1, min(wanted, useful, 32))
 
@@ -528,23 +522,17 @@ def attend_splits(
     scratch: tuple[torch.Tensor, torch.Tensor],
     queries: int,
     dtype: torch.dtype,
-    compiled: bool = True,
 ) -> None:
     """Rows of few queries (decode, verification of drafts), split over programs; results stay in ``scratch``.
 
     All exact tokens, this step's included, are read from the rings. Arguments as for :func:`attend`.
 
     Args:
-        scratch: of :func:`attend_scratch`, for at least the step's tokens; its splits are the grid's.
+        scratch: of :class:`vllm_kivi.kernels.few.Scratch`, for at least the step's tokens; its splits are the grid's.
         queries: the most queries of a row.
         dtype: the model's; that of the tensor cores' operands for exact tokens.
-        compiled: take decode.cu where it fits.
     """
-    splits, ratio = scratch[1].shape[2] - 1, query.shape[1] // pages.shape[1]
-    if compiled and query.is_cuda and queries == 1 and takes(layout, windows, ratio):
-        rings, least = (ring_key, ring_value), min_groups_of_a_split(layout)
-        decode_splits(layout, windows, query, pages, batch, rings, scale * _LOG2_E, scratch, least)
-        return
+    splits = scratch[1].shape[2] - 1
     _launch(
         layout, windows, scratch[0], scratch[1], query, pages, batch, (ring_key, ring_value), None, scale,
         queries, batch.seq_lens.shape[0], splits, dtype,
@@ -611,7 +599,7 @@ def _launch(
         ring_value,
         fresh_key,
         fresh_value,
-        scale * _LOG2_E,
+        scale * LOG2_E,
         batch.seq_lens.shape[0],
         splits,
         query.stride(0),

@@ -1,4 +1,4 @@
-"""Decode on NVIDIA GPUs: decode.cu, compiled by NVRTC for a layout and launched like attend.py's kernel of splits.
+"""Decode on NVIDIA GPUs: decode.cu, compiled by NVRTC for a layout.
 
 PyTorch brings NVRTC and the driver's bindings (``cuda-bindings``). What the kernel does not take (rows of several
 queries, head sizes and windows below), attend.py's Triton kernel does.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vllm_kivi.kernels.tasks import most_tasks
 from vllm_kivi.layout import CacheLayout, staged_bytes
 
 if TYPE_CHECKING:
@@ -23,13 +25,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.vllm_kivi")
 
 _SOURCE = Path(__file__).with_name("decode.cu")
-_THREADS = 128
-_MOST_QUERY_HEADS = 8
+_QUERIES = 8  # of a tile
+_MOST_QUERY_HEADS = _QUERIES
 """Of a KV head: one tile of the tensor core instruction. More would spill registers."""
+
+_COPYING = {"sm_90": 228, "sm_100": 228, "sm_103": 228}
+"""Architectures with a copy engine (cp.async.bulk) and room for its buffers, in KiB of shared memory."""
+
+_RESERVED = 1024
+"""Bytes of shared memory that CUDA takes for itself in each block."""
 
 
 class KernelError(RuntimeError):
     """The kernel did not compile or launch."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Thread blocks: of how many warps, and how many that a multiprocessor holds."""
+
+    warps: int
+    resident: int
+
+
+def blocks_of(pairs: int, processors: int) -> Blocks:
+    """Large ones where a step has so few rows and heads that one fills a multiprocessor; for all steps of a CUDA graph.
+
+    Args:
+        pairs: rows of the (padded) batch times KV heads.
+    """
+    return Blocks(8, 1) if pairs <= processors else Blocks(4, 3)
+
+
+_OUT = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def takes(layout: CacheLayout, windows: Windows, ratio: int) -> bool:
@@ -48,6 +76,12 @@ def takes(layout: CacheLayout, windows: Windows, ratio: int) -> bool:
 
 
 @functools.cache
+def processors_of(device: int) -> int:
+    """Streaming multiprocessors of a GPU."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@functools.cache
 def compiler_works() -> bool:
     """Whether NVRTC can be loaded; says so once where it cannot."""
     try:
@@ -60,47 +94,91 @@ def compiler_works() -> bool:
     return True
 
 
-def decode_splits(
+def blocks_to_fill(pairs: int, processors: int) -> int:
+    """Thread blocks that fill a GPU; see :func:`blocks_of`."""
+    return processors * blocks_of(pairs, processors).resident
+
+
+def decode_rows(
     layout: CacheLayout,
     windows: Windows,
+    out: torch.Tensor,
     query: torch.Tensor,
     pages: torch.Tensor,
     batch: Batch,
     rings: tuple[torch.Tensor, torch.Tensor],
     scale_log2: float,
     scratch: tuple[torch.Tensor, torch.Tensor],
-    min_groups: int,
+    arrived: torch.Tensor,
+    tasks: torch.Tensor,
+    rotation: bool,
 ) -> None:
-    """Rows of one query; arguments and result as :func:`vllm_kivi.kernels.attend.attend_splits`.
+    """Rows of one query; arguments as for :func:`vllm_kivi.kernels.attend.attend_splits`.
 
     Args:
+        out: [rows, Hq, D], float32 or of 16 bits, channels contiguous and an even offset apart; written in place.
         query: float32 [rows, Hq, D], contiguous.
         scale_log2: of the scores, times log2(e).
-        min_groups: least key groups of a split.
+        scratch: float32, of at least as many tokens as there are tasks, and one split.
+        arrived: int32 [>= rows, H], zeros, which it leaves.
+        tasks: of :func:`vllm_kivi.kernels.tasks.plan_tasks` for :func:`blocks_to_fill`.
+        rotation: rotate the result back.
 
     Raises:
         KernelError: the kernel does not compile or launch.
     """
-    out, lse = scratch
-    heads, splits = pages.shape[1], lse.shape[2] - 1
+    part_out, part_lse = scratch
+    heads, rows, processors = pages.shape[1], batch.seq_lens.shape[0], processors_of(query.device.index)
+    blocks = blocks_of(rows * heads, processors)
+    most = most_tasks(rows, heads, processors * blocks.resident)
     ring_key, ring_value = rings
-    kernel = _compiled(layout, windows, query.shape[1] // heads, min_groups, query.device.index)
+    ratio = query.shape[1] // heads
+    assert part_lse.numel() >= most * query.shape[1]
+    kernel, shared = _compiled(layout, windows, ratio, rotation, out.dtype, blocks, query.device.index)
     tensors = (
-        out, lse, query, pages, batch.query_start, batch.seq_lens, batch.block_table, batch.slots, batch.readable_from,
-        ring_key, ring_value,
+        out, part_out, part_lse, arrived, tasks, query, pages, batch.query_start, batch.seq_lens, batch.block_table,
+        batch.slots, batch.readable_from, ring_key, ring_value,
     )  # fmt: skip
     sizes = (
-        splits, pages.stride(0), batch.block_table.stride(0), ring_key.stride(0), ring_value.stride(0),
-        ring_key.shape[2], ring_value.shape[2],
+        out.stride(0), out.stride(1), pages.stride(0), batch.block_table.stride(0), ring_key.stride(0),
+        ring_value.stride(0), ring_key.shape[2], ring_value.shape[2],
     )  # fmt: skip
     values = (*(x.data_ptr() for x in tensors), scale_log2, *sizes)
     types = (*(ctypes.c_void_p,) * len(tensors), ctypes.c_float, *(ctypes.c_int,) * len(sizes))
     stream = torch.cuda.current_stream(query.device).cuda_stream
-    grid = heads, 1 + splits, batch.seq_lens.shape[0]
-    _driver("cuLaunchKernel", kernel, *grid, _THREADS, 1, 1, 0, stream, (values, types), 0)
+    _driver("cuLaunchKernel", kernel, heads, most, 1, 32 * blocks.warps, 1, 1, shared, stream, (values, types), 0)
 
 
-def macros(layout: CacheLayout, windows: Windows, ratio: int, min_groups: int) -> dict[str, int]:
+def copies_ahead(layout: CacheLayout, architecture: str) -> bool:
+    """Whether records are copied to shared memory ahead of their use."""
+    kib = _COPYING.get(architecture)
+    whole = all(offset % 16 == 0 for offset in (layout.value_codes_offset, layout.key_zeros_offset))
+    fits = kib is not None and all(
+        blocks.resident * (shared_bytes(layout, _MOST_QUERY_HEADS, True, blocks) + _RESERVED) <= kib << 10
+        for blocks in (blocks_of(1, 1), blocks_of(2, 1))
+    )
+    return whole and fits
+
+
+def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks) -> int:
+    """Shared memory of a thread block; decode.cu asserts it."""
+    d = layout.head_size
+    newest = 2 * 16 * (d + 8)
+    record = 2 * layout.record_bytes - layout.key_zeros_offset if copying else 0  # and the next one's zeros and scales
+    last = 4 * (blocks.warps * _QUERIES * (d + 2) + ratio * d + 1)
+    query, barriers = 16 * d, 2 * 8 * blocks.warps
+    return query + barriers + -(-max(blocks.warps * max(newest, record), last) // 8) * 8
+
+
+def macros(
+    layout: CacheLayout,
+    windows: Windows,
+    ratio: int,
+    rotation: bool,
+    out: torch.dtype,
+    blocks: Blocks,
+    copying: bool,
+) -> dict[str, int]:
     """What decode.cu is compiled with, without the prefix."""
     return {
         "D": layout.head_size,
@@ -121,7 +199,12 @@ def macros(layout: CacheLayout, windows: Windows, ratio: int, min_groups: int) -
         "KEY_WINDOW": windows.key_window,
         "VALUE_WINDOW": windows.value_window,
         "VALUE_RESIDUAL": windows.value_residual,
-        "MIN_GROUPS": min_groups,
+        "WARPS": blocks.warps,
+        "BLOCKS": blocks.resident,
+        "ROTATE": int(rotation),
+        "OUT": _OUT[out],
+        "BUFFERED": int(copying),
+        "SHARED": shared_bytes(layout, ratio, copying, blocks),
     }
 
 
@@ -150,13 +233,27 @@ def compile_for(architecture: str, sizes: dict[str, int]) -> bytes:
 
 
 @functools.cache
-def _compiled(layout: CacheLayout, windows: Windows, ratio: int, min_groups: int, device: int) -> Any:
-    """The kernel on a device, in PyTorch's context there."""
+def _compiled(
+    layout: CacheLayout,
+    windows: Windows,
+    ratio: int,
+    rotation: bool,
+    out: torch.dtype,
+    blocks: Blocks,
+    device: int,
+) -> tuple[Any, int]:
+    """The kernel on a device, in PyTorch's context there, and the shared memory of its blocks."""
+    from cuda.bindings import driver
+
     major, minor = torch.cuda.get_device_capability(device)
-    binary = compile_for(f"sm_{major}{minor}", macros(layout, windows, ratio, min_groups))
+    architecture = f"sm_{major}{minor}"
+    sizes = macros(layout, windows, ratio, rotation, out, blocks, copies_ahead(layout, architecture))
+    binary = compile_for(architecture, sizes)
     with torch.cuda.device(device):
-        module = _driver("cuModuleLoadData", binary)
-        return _driver("cuModuleGetFunction", module, b"kivi_decode")
+        kernel = _driver("cuModuleGetFunction", _driver("cuModuleLoadData", binary), b"kivi_decode")
+        most_shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _driver("cuFuncSetAttribute", kernel, most_shared, sizes["SHARED"])
+    return kernel, sizes["SHARED"]
 
 
 def _nvrtc(name: str, *args: Any) -> Any:

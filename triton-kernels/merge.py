@@ -46,7 +46,7 @@ def _merge_kernel(
     if query < count:
         before = tl.load(seq_lens + row) - count
         groups = shared_groups(before, tl.load(readable_from + row), LAYOUT, WINDOWS)
-        share = groups_of_a_split(groups, splits, MIN_GROUPS)
+        share = groups_of_a_split(groups, splits, LAYOUT, MIN_GROUPS)
         used = tl.cdiv(groups, tl.maximum(share, 1))
         token = (start + query).to(tl.int64)
         query_head = token * tl.num_programs(0) + head

@@ -83,14 +83,18 @@ def load_staged_columns(at, first, live, COUNT: tl.constexpr, SIZE: tl.constexpr
 
 @triton.jit(do_not_specialize=["count"])
 def _prepare_kernel(
-    out,  # [tokens, heads, D]
-    x,  # [tokens, heads, D]
+    first_out,  # [tokens, heads, D]
+    first,  # likewise
+    second_out,  # likewise, of the second part of the grid
+    second,
     count,  # tokens * heads
     heads,
     stride_out_token,
     stride_out_head,
-    stride_token,
-    stride_head,
+    stride_first_token,
+    stride_first_head,
+    stride_second_token,
+    stride_second_head,
     HEAD_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
     ROTATE: tl.constexpr,
@@ -102,7 +106,11 @@ def _prepare_kernel(
     token, head = (row // heads)[:, None], (row % heads)[:, None]
     c = tl.arange(0, COLUMNS)[None, :]
     mask = (row < count)[:, None] & (c < HEAD_SIZE)
-    values = tl.load(x + token * stride_token + head * stride_head + c, mask=mask, other=0.0).to(tl.float32)
+    if tl.program_id(1) == 0:
+        at, out = first + token * stride_first_token + head * stride_first_head, first_out
+    else:
+        at, out = second + token * stride_second_token + head * stride_second_head, second_out
+    values = tl.load(at + c, mask=mask, other=0.0).to(tl.float32)
     if ROTATE:
         values = rotate(values, ROWS, COLUMNS, HEAD_SIZE)
     if STAGE:
@@ -110,17 +118,22 @@ def _prepare_kernel(
     tl.store(out + token * stride_out_token + head * stride_out_head + c, values.to(out.dtype.element_ty), mask=mask)
 
 
-def _prepare(out: torch.Tensor, x: torch.Tensor, rotation: bool, staging: bool) -> None:
-    tokens, heads, head_size = x.shape
-    _prepare_kernel[(triton.cdiv(tokens * heads, _ROWS),)](
-        out,
-        x,
+def _prepare(out: tuple[torch.Tensor, ...], x: tuple[torch.Tensor, ...], rotation: bool, staging: bool) -> None:
+    tokens, heads, head_size = x[0].shape
+    assert {each.stride() for each in out} == {out[0].stride()}
+    _prepare_kernel[(triton.cdiv(tokens * heads, _ROWS), len(x))](
+        out[0],
+        x[0],
+        out[-1],
+        x[-1],
         tokens * heads,
         heads,
-        out.stride(0),
-        out.stride(1),
-        x.stride(0),
-        x.stride(1),
+        out[0].stride(0),
+        out[0].stride(1),
+        x[0].stride(0),
+        x[0].stride(1),
+        x[-1].stride(0),
+        x[-1].stride(1),
         HEAD_SIZE=head_size,
         ROWS=_ROWS,
         ROTATE=rotation,
@@ -135,31 +148,48 @@ def rotate_heads(out: torch.Tensor, x: torch.Tensor) -> None:
     Args:
         out, x: [tokens, heads, D] of any float dtypes, channels contiguous; computed in float32.
     """
-    _prepare(out, x, rotation=True, staging=False)
+    _prepare((out,), (x,), rotation=True, staging=False)
 
 
-def stage_heads(out: torch.Tensor, x: torch.Tensor, rotation: bool) -> None:
-    """Round keys or values to what a ring holds, rotated before if the format rotates; else as :func:`rotate_heads`."""
-    _prepare(out, x, rotation, staging=True)
+def stage_heads(
+    out: tuple[torch.Tensor, torch.Tensor], fresh: tuple[torch.Tensor, torch.Tensor], rotation: bool
+) -> None:
+    """Round keys and values to what rings hold, rotated before if the format rotates; else as :func:`rotate_heads`.
+
+    Args:
+        out, fresh: keys and values; those of ``out`` of equal strides.
+    """
+    _prepare(out, fresh, rotation, staging=True)
 
 
 @triton.jit(do_not_specialize_on_alignment=PER_ROW)
-def _stage_kernel(
-    ring,  # u8 [slots, H, ring tokens, staged bytes]
+def _newest_kernel(
+    ring_key,  # u8 [slots, H, ring tokens, staged bytes]
+    ring_value,  # likewise
     query_start,  # i32 [B + 1]
     seq_lens,  # i32 [B]
     slots,  # i32 [B]
-    source,  # [tokens, H, D]
+    key,  # [tokens, H, D]
+    value,  # likewise
     stride_token,
     stride_head,
-    stride_slot,
-    ring_tokens,
+    stride_key_slot,
+    stride_value_slot,
+    key_tokens,
+    value_tokens,
+    key_tiles,  # of the grid's last dimension; the others are of values
     D: tl.constexpr,
     BYTES: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
     row, head, tile = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     start, end = tl.load(query_start + row), tl.load(query_start + row + 1)
+    slot = tl.load(slots + row).to(tl.int64)
+    if tile < key_tiles:
+        ring, source, ring_tokens = ring_key + slot * stride_key_slot, key, key_tokens
+    else:
+        ring, source, ring_tokens = ring_value + slot * stride_value_slot, value, value_tokens
+        tile -= key_tiles
     back = 1 + tile * TOKENS + tl.arange(0, TOKENS)  # from the row's end
     token = (end - back).to(tl.int64)
     position = tl.load(seq_lens + row) - back
@@ -167,30 +197,37 @@ def _stage_kernel(
     live = (token >= start) & (back <= ring_tokens)
     at = source + token * stride_token + head * stride_head
     x = tl.load(at[:, None] + c[None, :], mask=live[:, None] & (c < D)[None, :], other=0.0).to(tl.float32)
-    slot = tl.load(slots + row).to(tl.int64)
-    write_staged(ring + slot * stride_slot + (head * ring_tokens + position % ring_tokens) * BYTES, x, live, D)
+    write_staged(ring + (head * ring_tokens + position % ring_tokens) * BYTES, x, live, D)
 
 
-def stage_newest(ring: torch.Tensor, batch: Batch, source: torch.Tensor) -> None:
-    """Copy each row's newest tokens of the step into a ring, after the attention: they overwrite what it reads.
+def stage_newest(
+    rings: tuple[torch.Tensor, torch.Tensor], batch: Batch, fresh: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Copy each row's newest tokens of the step into the rings, after the attention: they overwrite what it reads.
 
     Args:
-        ring: uint8 [slots, H, ring tokens, staged bytes], contiguous; position p goes to p % ring tokens.
-        source: keys or values [tokens, H, D] of :func:`stage_heads`, channels contiguous.
+        rings: uint8 [slots, H, ring tokens, staged bytes], contiguous; position p goes to p % ring tokens.
+        fresh: keys and values [tokens, H, D] of :func:`stage_heads`.
     """
-    tokens, head_size = ring.shape[2], source.shape[2]
-    _stage_kernel[(batch.seq_lens.shape[0], ring.shape[1], triton.cdiv(tokens, _STAGED))](
-        ring,
+    (ring_key, ring_value), (key, value) = rings, fresh
+    tiles = [triton.cdiv(ring.shape[2], _STAGED) for ring in rings]
+    _newest_kernel[(batch.seq_lens.shape[0], ring_key.shape[1], sum(tiles))](
+        ring_key,
+        ring_value,
         batch.query_start,
         batch.seq_lens,
         batch.slots,
-        source,
-        source.stride(0),
-        source.stride(1),
-        ring.stride(0),
-        tokens,
-        D=head_size,
-        BYTES=ring.shape[3],
+        key,
+        value,
+        key.stride(0),
+        key.stride(1),
+        ring_key.stride(0),
+        ring_value.stride(0),
+        ring_key.shape[2],
+        ring_value.shape[2],
+        tiles[0],
+        D=key.shape[2],
+        BYTES=ring_key.shape[3],
         TOKENS=_STAGED,
         num_warps=4,
     )

@@ -12,6 +12,9 @@ from inprocess import counter, generate
 from models import TinyModel, write_checkpoint
 from support import prompt
 from vllm import SamplingParams
+from vllm.v1.attention.ops.merge_attn_states import merge_attn_states
+
+from vllm_kivi.backend.gpu import prefill
 
 MODEL = TinyModel(128, 2, 4, layers=3)
 LENGTHS = (1, 120, 127, 128, 129, 250, 300, 700)
@@ -41,6 +44,18 @@ def test_logits_and_prefix_hits(
     assert [output.num_cached_tokens for output in hit] == [(n - 1) // 128 * 128 for n in LENGTHS]
     if preset == "kivi_k4v4":
         check_same_tokens(hit, miss)
+
+
+def test_prefill_longer_than_the_slab(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the smallest slab, the last chunks of a prompt read their context in pieces, merged by log-sum-exp."""
+    monkeypatch.setattr(prefill, "SLAB_BYTES", 1)
+    merged = []
+    monkeypatch.setattr(prefill, "merge_attn_states", lambda *args: (merged.append(1), merge_attn_states(*args)))
+    checkpoint = write_checkpoint(MODEL, checkpoints)
+    with open_engine(checkpoint, dtype="bfloat16", enforce_eager=True) as llm:
+        outputs = generate(llm, [prompt(n, seed=n) for n in (1900, 40, 1500)], 5)
+    assert merged
+    check(outputs, checkpoint, MODEL.head_size, "kivi_k4v4", "bfloat16")
 
 
 @pytest.mark.parametrize("seed", [1, 2])

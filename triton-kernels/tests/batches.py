@@ -13,11 +13,12 @@ import torch
 from vllm_kivi import reference
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.decode import takes
+from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
-from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
-from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.kernels.many import Pair, attend_many, store_many
+from vllm_kivi.kernels.staging import stage_newest
 from vllm_kivi.layout import STAGING_BLOCK, staged_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,8 +34,8 @@ def tokens_of(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Gener
     return (torch.randn(shape, generator=generator) * spread * 0.5 + middle).to(dtype)
 
 
-Attention = Callable[["Step", torch.Tensor, torch.Tensor, torch.Tensor], object]
-"""Attends a step's rotated queries, with its keys and values as rings hold them, into its ``out``."""
+Attention = Callable[["Step", Pair], object]
+"""Attends a step's queries, with its keys and values as rings hold them, into its ``out``."""
 
 
 @dataclass(frozen=True)
@@ -188,34 +189,36 @@ class Step:
             rotated_query, *self.rings, config.clipping, config.rotation,
         )  # fmt: skip
         tokens, query_heads = self.out.shape[:2]
-        scratch = attend_scratch(self.layout, tokens, query_heads, splits, self.out.device)
-        attend_splits(
-            self.layout, self.windows, rotated_query, self.pages, self.batch, *self.rings, self.scale, scratch, queries,
-            self.dtype,
+        rows, heads, device = len(self.rows), self.pages.shape[1], self.out.device
+        scratch = new_scratch(self.layout, rows, tokens * (1 + splits), heads, query_heads, device)
+        tasks = None
+        if device.type == "cuda" and queries == 1 and takes(self.layout, self.windows, query_heads // heads):
+            tasks = new_tasks(rows, heads, device)
+            plan_few(self.layout, self.windows, tasks, self.batch, heads)
+        attend_few(
+            self.layout, self.windows, self.out, rotated_query, self.pages, self.batch, *self.rings, self.scale,
+            scratch, splits, queries, self.dtype, config.rotation, tasks,
         )  # fmt: skip
-        merge_splits(self.layout, self.windows, self.out, scratch, self.batch, queries, config.rotation)
+        assert not scratch.arrived.any()
 
     def run_many(self, attention: Attention | None = None) -> None:
         """The way of prefill and chunks, with attend.py's kernel or another attention."""
         config = self.config
-        query, key, value = self.fresh_query, torch.empty_like(self.fresh_key), torch.empty_like(self.fresh_value)
-        if config.rotation:
-            query = torch.empty_like(self.out)
-            rotate_heads(query, self.fresh_query)
-        stage_heads(key, self.fresh_key, config.rotation)
-        stage_heads(value, self.fresh_value, config.rotation)
-        store_step_values(self.layout, self.pages, self.slot_mapping, value, config.clipping)
-        close_groups(self.layout, self.pages, self.batch, self.slot_mapping, key, self.rings[0], config.clipping)
+        staged = torch.empty_like(self.fresh_key), torch.empty_like(self.fresh_value)
+        fresh = self.fresh_key, self.fresh_value
+        store_many(
+            self.layout, self.pages, self.batch, self.slot_mapping, staged, fresh, self.rings, config.clipping,
+            config.rotation,
+        )  # fmt: skip
         if attention is None:
-            attend(
-                self.layout, self.windows, self.out, query, self.pages, self.batch, *self.rings, key, value, self.scale
+            rotated = torch.empty_like(self.out)
+            attend_many(
+                self.layout, self.windows, self.out, self.fresh_query, rotated, self.pages, self.batch, self.rings,
+                staged, self.scale, config.rotation,
             )  # fmt: skip
         else:
-            attention(self, query, key, value)
-        stage_newest(self.rings[0], self.batch, key)
-        stage_newest(self.rings[1], self.batch, value)
-        if config.rotation:
-            rotate_heads(self.out, self.out)
+            attention(self, staged)
+        stage_newest(self.rings, self.batch, staged)
 
     # --- comparisons --------------------------------------------------------------------------------------------------
 

@@ -29,11 +29,13 @@ from triton.runtime.jit import JITFunction
 
 from vllm_kivi.config import PRESETS
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.few import attend_few, new_scratch
 from vllm_kivi.kernels.helpers import Batch
-from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
-from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.kernels.many import attend_many, store_many
+from vllm_kivi.kernels.slab import fill_slab, rotation_matrix
+from vllm_kivi.kernels.staging import stage_newest
+from vllm_kivi.kernels.tasks import plan_tasks
 from vllm_kivi.layout import staged_bytes
 
 
@@ -82,15 +84,20 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
         layout, pages, batch, slot_mapping, query, fresh, fresh, rotated, ring_key, ring_value,
         config.clipping, config.rotation,
     )  # fmt: skip
-    scratch = attend_scratch(layout, rows, heads * ratio, 4, query.device)
-    attend_splits(layout, windows, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 1, dtype)
-    merge_splits(layout, windows, query, scratch, batch, 1, config.rotation)
-    rotate_heads(query, query)
-    stage_heads(fresh, fresh, config.rotation)
-    store_step_values(layout, pages, slot_mapping, fresh, config.clipping)
-    close_groups(layout, pages, batch, slot_mapping, fresh, ring_key, config.clipping)
-    attend(layout, windows, query, rotated, pages, batch, ring_key, ring_value, fresh, fresh, 1.0)
-    stage_newest(ring_key, batch, fresh)
+    scratch = new_scratch(layout, rows, 5 * rows, heads, heads * ratio, query.device)
+    attend_few(
+        layout, windows, query, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 4, 1, dtype,
+        config.rotation, None,
+    )  # fmt: skip
+    plan_tasks(layout, windows, torch.zeros(9, 4, dtype=torch.int32), batch, heads, 8)
+    rings, staged = (ring_key, ring_value), (fresh, fresh)
+    store_many(layout, pages, batch, slot_mapping, staged, staged, rings, config.clipping, config.rotation)
+    attend_many(layout, windows, query, query, rotated, pages, batch, rings, staged, 1.0, config.rotation)
+    slab = torch.zeros(2, 1, layout.key_group, heads, head_size, dtype=dtype)
+    rotation = rotation_matrix(head_size, query.device) if config.rotation else None
+    units = torch.zeros(3, 1, dtype=torch.int32)
+    fill_slab(layout, (slab[0], slab[1]), units, rotation, pages, batch, rings, staged)
+    stage_newest(rings, batch, staged)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_compiles(arch: int, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(kernels) == 9 * len(_CASES[arch])
+    assert len(kernels) == 12 * len(_CASES[arch])
     for kernel in kernels:
         assert kernel["shared"] <= _SHARED_LIMIT[arch], kernel
         assert kernel["local"] <= _SPILL_LIMIT, kernel

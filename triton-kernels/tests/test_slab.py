@@ -12,7 +12,8 @@ from test_attend import K2V2, K4V2, K4V4, MANY, PLAIN, WINDOWED, check
 
 from vllm_kivi.backend.gpu.pieces import Piece, least_units, plan_pieces, reach_of
 from vllm_kivi.config import PRESETS, KiviConfig
-from vllm_kivi.kernels.slab import fill_slab
+from vllm_kivi.kernels.many import Pair
+from vllm_kivi.kernels.slab import fill_slab, rotation_matrix
 from vllm_kivi.reference import attention_over, merge
 
 WIDE = replace(K4V4, key_window=256, value_window=256)
@@ -36,7 +37,7 @@ def _read(piece: Piece, query: torch.Tensor, slab: torch.Tensor, scale: float) -
     return torch.stack(outs), torch.stack(lses)
 
 
-def attend_slabs(step: Step, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extra_units: int) -> int:
+def attend_slabs(step: Step, staged: Pair, extra_units: int) -> int:
     """Returns how many pieces continued another."""
     reach = reach_of(step.config)
     assert reach is not None
@@ -46,13 +47,15 @@ def attend_slabs(step: Step, query: torch.Tensor, key: torch.Tensor, value: torc
     pieces = plan_pieces(starts, step.lengths, [row.readable_from for row in step.rows], reach, capacity)
     assert pieces is not None
     assert {piece.units.shape[1] <= capacity for piece in pieces} == {True}
+    key = staged[0]
     slab = torch.zeros(2, capacity, reach.group, *key.shape[1:], dtype=key.dtype, device=key.device)
+    rotation = rotation_matrix(key.shape[2], key.device) if step.config.rotation else None
     lse = torch.empty(0)
     for piece in pieces:
         units = torch.from_numpy(piece.units).to(key.device)
-        fill_slab(step.layout, (slab[0], slab[1]), units, step.pages, step.batch, step.rings, (key, value))
+        fill_slab(step.layout, (slab[0], slab[1]), units, rotation, step.pages, step.batch, step.rings, staged)
         part = slice(piece.first, piece.last)
-        out, lse_of_piece = _read(piece, query[part].cpu(), slab.cpu(), step.scale)
+        out, lse_of_piece = _read(piece, step.fresh_query[part].cpu(), slab.cpu(), step.scale)
         if piece.older:
             out, lse_of_piece = merge(step.out[part].cpu(), lse, out, lse_of_piece)
         step.out[part], lse = out.to(step.out.device), lse_of_piece

@@ -10,8 +10,8 @@ from batches import Row, Step
 
 from vllm_kivi import reference
 from vllm_kivi.config import PRESETS
-from vllm_kivi.kernels.staging import stage_heads, stage_newest
-from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.kernels.many import store_many
+from vllm_kivi.kernels.staging import stage_newest
 
 ROWS = [Row(100, 60), Row(0, 5), Row(0, 0), Row(127, 130), Row(255, 1)]
 
@@ -20,10 +20,8 @@ def stored(preset: str, head_size: int, block_size: int, dtype: torch.dtype, cli
     """A step without rotation, so that both sides quantize the same numbers."""
     config = replace(PRESETS[preset], rotation=False, clipping=clipping)
     step = Step(config, ROWS, head_size, 2, 1, dtype, block_size).ready()
-    for fresh in (step.fresh_key, step.fresh_value):
-        stage_heads(fresh, fresh, rotation=False)
-    store_step_values(step.layout, step.pages, step.slot_mapping, step.fresh_value, clipping)
-    close_groups(step.layout, step.pages, step.batch, step.slot_mapping, step.fresh_key, step.rings[0], clipping)
+    fresh = step.fresh_key, step.fresh_value
+    store_many(step.layout, step.pages, step.batch, step.slot_mapping, fresh, fresh, step.rings, clipping, False)
     return step
 
 
@@ -71,6 +69,5 @@ def test_rings_hold_the_newest_tokens_after_a_long_chunk() -> None:
     """More tokens than a ring holds, and fewer; what older steps staged and is still needed stays."""
     step = stored("k4v4", 64, 128, torch.float16, clipping=False)
     assert step.ring_error() > 0
-    stage_newest(step.rings[0], step.batch, step.fresh_key)
-    stage_newest(step.rings[1], step.batch, step.fresh_value)
+    stage_newest(step.rings, step.batch, (step.fresh_key, step.fresh_value))
     assert step.ring_error() == 0

@@ -16,11 +16,12 @@ from vllm_kivi.backend.gpu.prefill import attend_pieces, flash_reach, new_slab, 
 from vllm_kivi.backend.gpu.workspace import empty_rings
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import attend, attend_scratch, attend_splits, windows_of
+from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.decode import takes
+from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
-from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
-from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.kernels.many import attend_many, store_many
+from vllm_kivi.kernels.staging import stage_newest
 from vllm_kivi.layout import CacheLayout
 
 TOLERANCE = 2e-2
@@ -36,11 +37,13 @@ def check_kernels(
     queries: int,
     dtype: torch.dtype,
     device: torch.device,
+    compiled: bool,
 ) -> None:
     """Prefill a block and some tokens, then decode one more.
 
     Args:
         queries: the most tokens of a row of few.
+        compiled: check decode.cu where it takes the layout, as the engine's metadata will choose.
 
     Raises:
         CanaryError: which step, the shape, and by how much it is off.
@@ -69,41 +72,40 @@ def check_kernels(
     out = torch.zeros(count, query_heads, d, dtype=dtype, device=device)
     windows, scale = windows_of(config), d**-0.5
 
-    fresh = [x[:prefilled].to(device, copy=True) for x in (query, key, value)]
-    if config.rotation:
-        rotate_heads(fresh[0], fresh[0])
-    for x in fresh[1:]:
-        stage_heads(x, x, config.rotation)
-    step = batch(0, prefilled)
-    store_step_values(layout, pages, slot_mapping[:prefilled], fresh[2], config.clipping)
-    close_groups(layout, pages, step, slot_mapping[:prefilled], fresh[1], ring_key, config.clipping)
+    few, rings = batch(prefilled, count), (ring_key, ring_value)
+    many, chunk = batch(0, prefilled), slice(0, prefilled)
+    raw_query, *fresh = (x[chunk].to(device) for x in (query, key, value))
+    staged = torch.empty_like(fresh[0]), torch.empty_like(fresh[1])
+    spare = torch.empty_like(raw_query)
+    store_many(
+        layout, pages, many, slot_mapping[chunk], staged, (fresh[0], fresh[1]), rings, config.clipping, config.rotation
+    )
     reach = flash_reach(config, d)
     if reach is None:
-        attend(layout, windows, out[:prefilled], fresh[0], pages, step, ring_key, ring_value, fresh[1], fresh[2], scale)
+        attend_many(layout, windows, out[chunk], raw_query, spare, pages, many, rings, staged, scale, config.rotation)
     else:
         units = least_units(reach, prefilled)
         pieces = plan_pieces([0, prefilled], [prefilled], [0], reach, units)
         assert pieces is not None
-        slab = new_slab(reach, units, heads, query_heads, d, prefilled, prefilled, dtype, device)
-        attend_pieces(
-            layout, send_pieces(pieces, device), slab, out[:prefilled], fresh[0], pages, step,
-            (ring_key, ring_value), (fresh[1], fresh[2]), scale,
-        )  # fmt: skip
-    stage_newest(ring_key, step, fresh[1])
-    stage_newest(ring_value, step, fresh[2])
-    if config.rotation:
-        rotate_heads(out[:prefilled], out[:prefilled])
+        slab = new_slab(config, units, heads, d, dtype, device)
+        sent = send_pieces(pieces, device)
+        attend_pieces(layout, sent, slab, out[chunk], spare, raw_query, pages, many, rings, staged, scale)
+    stage_newest(rings, many, staged)
 
     fresh = [x[prefilled:].to(device) for x in (query, key, value)]
-    step = batch(prefilled, count)
     rotated_query = torch.empty(1, query_heads, d, dtype=torch.float32, device=device)
     append_tokens(
-        layout, pages, step, slot_mapping[prefilled:], *fresh, rotated_query, ring_key, ring_value, config.clipping,
+        layout, pages, few, slot_mapping[prefilled:], *fresh, rotated_query, ring_key, ring_value, config.clipping,
         config.rotation,
     )  # fmt: skip
-    scratch = attend_scratch(layout, 1, query_heads, 2, device)
-    attend_splits(layout, windows, rotated_query, pages, step, ring_key, ring_value, scale, scratch, queries, dtype)
-    merge_splits(layout, windows, out[prefilled:], scratch, step, queries, config.rotation)
+    scratch, tasks = new_scratch(layout, 1, 3, heads, query_heads, device), None
+    if compiled and takes(layout, windows, query_heads // heads):
+        tasks = new_tasks(1, heads, device)
+        plan_few(layout, windows, tasks, few, heads)
+    attend_few(
+        layout, windows, out[prefilled:], rotated_query, pages, few, ring_key, ring_value, scale, scratch, 2,
+        queries, dtype, config.rotation, tasks,
+    )  # fmt: skip
 
     got = out.cpu().float()
     key, value = (reference.stage(_rotated(config, x.float())) for x in (key, value))

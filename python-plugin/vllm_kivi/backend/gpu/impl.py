@@ -10,15 +10,15 @@ from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionTy
 
 from vllm_kivi.backend.base import refuse_unsupported
 from vllm_kivi.backend.gpu.canary import check_kernels
-from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata
+from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata, compiled_decode
 from vllm_kivi.backend.gpu.prefill import SentPiece, attend_pieces
 from vllm_kivi.backend.gpu.workspace import Workspace, empty_rings, workspace_of
 from vllm_kivi.kernels.append import append_tokens
-from vllm_kivi.kernels.attend import attend, attend_splits, windows_of
+from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.few import attend_few
 from vllm_kivi.kernels.helpers import Batch
-from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.staging import rotate_heads, stage_heads, stage_newest
-from vllm_kivi.kernels.store import close_groups, store_step_values
+from vllm_kivi.kernels.many import Pair, attend_many, store_many
+from vllm_kivi.kernels.staging import stage_newest
 from vllm_kivi.settings import config_of
 
 
@@ -49,16 +49,17 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         self.windows = windows_of(self.config)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_size, self.scale = head_size, float(scale)
-        # decode.cu has not been run under the V1 runner yet.
-        self._compiled_decode = self._vllm_config.use_v2_model_runner
-        self._rings: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._rings: Pair | None = None
         self._workspace: Workspace | None = None
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Checks the kernels and allocates rings and scratch: during model load, before vLLM counts what is left."""
         device = torch.device("cuda", torch.cuda.current_device())
         drafts = self._vllm_config.num_speculative_tokens
-        check_kernels(self.config, self.layout, self.num_kv_heads, self.num_heads, 1 + drafts, act_dtype, device)
+        compiled = compiled_decode(self._vllm_config)
+        check_kernels(
+            self.config, self.layout, self.num_kv_heads, self.num_heads, 1 + drafts, act_dtype, device, compiled
+        )
         slots = self._vllm_config.scheduler_config.max_num_seqs + 1  # the last one is scratch
         self._rings = empty_rings(self.config, slots, self.num_kv_heads, self.head_size, drafts, device)
         self._dtype = act_dtype
@@ -95,15 +96,13 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
         # step: everything is stored before any row attends.
         if meta.few is not None:
             self._append(meta.few, query[:split], key[:split], value[:split], kv_cache, meta.slot_mapping)
-        rotated = None
+        staged = None
         if meta.many is not None:
-            rotated = self._store(
-                meta.many, query[split:end], key[split:end], value[split:end], kv_cache, meta.slot_mapping[split:end]
-            )
+            staged = self._store(meta.many, key[split:end], value[split:end], kv_cache, meta.slot_mapping[split:end])
         if meta.few is not None:
-            self._decode(meta.few, meta.few_queries, query[:split], kv_cache, out[:split])
-        if meta.many is not None and rotated is not None:
-            self._prefill(meta.many, meta.pieces, rotated, kv_cache, out[split:end])
+            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], kv_cache, out[:split])
+        if meta.many is not None and staged is not None:
+            self._prefill(meta.many, meta.pieces, query[split:end], staged, kv_cache, out[split:end])
         return output
 
     def _append(
@@ -121,58 +120,55 @@ class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
             self.config.clipping, self.config.rotation,
         )  # fmt: skip
 
-    def _decode(self, batch: Batch, queries: int, query: torch.Tensor, pages: torch.Tensor, out: torch.Tensor) -> None:
-        rings, work = self._state()
-        tokens = query.shape[0]
-        scratch = work.partial(batch.seq_lens.shape[0], tokens)
-        attend_splits(
-            self.layout, self.windows, work.few_query[:tokens], pages, batch, *rings, self.scale, scratch, queries,
-            self._dtype, self._compiled_decode,
-        )  # fmt: skip
-        merge_splits(self.layout, self.windows, out, scratch, batch, queries, self.config.rotation)
-
-    def _store(
+    def _decode(
         self,
         batch: Batch,
+        queries: int,
+        tasks: torch.Tensor | None,
         query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
         pages: torch.Tensor,
-        slot_mapping: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns query, key and value as the attention reads them."""
+        out: torch.Tensor,
+    ) -> None:
         rings, work = self._state()
-        count, rotation = query.shape[0], self.config.rotation
-        if rotation:
-            rotate_heads(work.query[:count], query)
-            query = work.query[:count]
-        stage_heads(work.key[:count], key, rotation)
-        stage_heads(work.value[:count], value, rotation)
-        key, value = work.key[:count], work.value[:count]
-        store_step_values(self.layout, pages, slot_mapping, value, self.config.clipping)
-        close_groups(self.layout, pages, batch, slot_mapping, key, rings[0], self.config.clipping)
-        return query, key, value
+        splits = work.splits(batch.seq_lens.shape[0])
+        attend_few(
+            self.layout, self.windows, out, work.few_query[: query.shape[0]], pages, batch, *rings, self.scale,
+            work.scratch, splits, queries, self._dtype, self.config.rotation, tasks,
+        )  # fmt: skip
+
+    def _store(
+        self, batch: Batch, key: torch.Tensor, value: torch.Tensor, pages: torch.Tensor, slot_mapping: torch.Tensor
+    ) -> Pair:
+        """Returns keys and values as the attention reads them."""
+        rings, work = self._state()
+        staged = work.key[: key.shape[0]], work.value[: key.shape[0]]
+        store_many(
+            self.layout, pages, batch, slot_mapping, staged, (key, value), rings, self.config.clipping,
+            self.config.rotation,
+        )  # fmt: skip
+        return staged
 
     def _prefill(
         self,
         batch: Batch,
         pieces: list[SentPiece] | None,
-        tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        query: torch.Tensor,
+        staged: Pair,
         pages: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
         rings, work = self._state()
-        query, key, value = tokens
+        spare = work.spare[: query.shape[0]]
         if pieces is not None and work.slab is not None:
-            attend_pieces(self.layout, pieces, work.slab, out, query, pages, batch, rings, (key, value), self.scale)
+            attend_pieces(self.layout, pieces, work.slab, out, spare, query, pages, batch, rings, staged, self.scale)
         else:
-            attend(self.layout, self.windows, out, query, pages, batch, *rings, key, value, self.scale)
-        stage_newest(rings[0], batch, key)  # only now: the attention read what this overwrites
-        stage_newest(rings[1], batch, value)
-        if self.config.rotation:
-            rotate_heads(out, out)
+            attend_many(
+                self.layout, self.windows, out, query, spare, pages, batch, rings, staged, self.scale,
+                self.config.rotation,
+            )  # fmt: skip
+        stage_newest(rings, batch, staged)  # only now: the attention read what this overwrites
 
-    def _state(self) -> tuple[tuple[torch.Tensor, torch.Tensor], Workspace]:
+    def _state(self) -> tuple[Pair, Workspace]:
         assert self._rings is not None
         assert self._workspace is not None
         return self._rings, self._workspace

@@ -21,6 +21,9 @@ from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 from vllm_kivi.backend.gpu.pieces import plan_pieces
 from vllm_kivi.backend.gpu.prefill import SentPiece, flash_reach, send_pieces, slab_units
 from vllm_kivi.cache.staging import Slot, SlotPool, building
+from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.decode import takes
+from vllm_kivi.kernels.few import new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.settings import config_of
 
@@ -35,6 +38,7 @@ class KiviGpuMetadata(AttentionMetadata):
             counted from the first of them.
         few_tokens: tokens of ``few``.
         slot_mapping: int64 [>= num_tokens].
+        tasks: of ``few`` for decode.cu; None where the Triton kernels serve.
         pieces: what FlashAttention reads for ``many``; None where attend.py's kernel is to read the pages.
     """
 
@@ -44,7 +48,13 @@ class KiviGpuMetadata(AttentionMetadata):
     few_tokens: int
     few_queries: int
     slot_mapping: torch.Tensor
+    tasks: torch.Tensor | None
     pieces: list[SentPiece] | None
+
+
+def compiled_decode(vllm_config: Any) -> bool:
+    """Whether decode.cu may serve: rows have one query, and its runner is the one it was run under (V2)."""
+    return bool(vllm_config.num_speculative_tokens == 0 and vllm_config.use_v2_model_runner)
 
 
 class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
@@ -61,7 +71,13 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
         self._init_reorder_batch_threshold(1, supports_spec_as_decode=True)
         scheduler = vllm_config.scheduler_config
         rows, heads, head_size = scheduler.max_num_seqs, kv_cache_spec.num_kv_heads, kv_cache_spec.head_size
-        self.reach = flash_reach(config_of(vllm_config), head_size)
+        config, parallel = config_of(vllm_config), vllm_config.parallel_config
+        self.layout, self.windows = config.layout(head_size, kv_cache_spec.block_size), windows_of(config)
+        self.heads = heads
+        ratio = vllm_config.model_config.get_num_attention_heads(parallel) // heads
+        serves = compiled_decode(vllm_config) and takes(self.layout, self.windows, ratio)
+        self.tasks = new_tasks(rows, heads, device) if serves else None
+        self.reach = flash_reach(config, head_size)
         if self.reach is not None:
             longest = vllm_config.model_config.max_model_len
             self.units = slab_units(self.reach, heads, head_size, rows, scheduler.max_num_batched_tokens, longest)
@@ -89,13 +105,17 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
             part = slice(first, last)
             return Batch(own, lengths[part], table[part], slots[part], readable[part])
 
+        few = batch(0, decodes) if decodes else None
+        if few is not None and self.tasks is not None:
+            plan_few(self.layout, self.windows, self.tasks, few, self.heads)
         return KiviGpuMetadata(
             num_tokens=common.num_actual_tokens,
-            few=batch(0, decodes) if decodes else None,
+            few=few,
             many=batch(decodes, rows) if prefills else None,
             few_tokens=decode_tokens,
             few_queries=threshold,
             slot_mapping=common.slot_mapping,
+            tasks=self.tasks,
             pieces=self._pieces(common, owners, decodes) if prefills else None,
         )
 

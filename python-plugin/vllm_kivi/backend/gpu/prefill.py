@@ -17,11 +17,12 @@ from vllm.v1.attention.ops.merge_attn_states import merge_attn_states
 from vllm_kivi.backend.gpu.pieces import Piece, Reach, least_units, reach_of
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.helpers import Batch
-from vllm_kivi.kernels.slab import fill_slab
+from vllm_kivi.kernels.many import Pair
+from vllm_kivi.kernels.slab import fill_slab, rotation_matrix
 from vllm_kivi.layout import CacheLayout
 
-SLAB_BYTES = 128 << 20
-"""Of keys and values: a bound whatever the context length; 32,768 tokens of one layer of Llama-8B."""
+SLAB_BYTES = 192 << 20
+"""Of keys and values: a bound whatever the context length; 49,152 tokens of one layer of Llama-8B."""
 
 _VERSION = 3
 
@@ -47,30 +48,26 @@ class Slab:
 
     Attributes:
         key, value: [units, G, H, D] in the model's dtype; never NaN, even where nothing was written.
-        out: [tokens, Hq, D], for a piece that continues another; None where the slab holds the longest context.
+        rotation: of :func:`vllm_kivi.kernels.slab.rotation_matrix`; None if the format does not rotate.
     """
 
     key: torch.Tensor
     value: torch.Tensor
-    out: torch.Tensor | None
+    rotation: torch.Tensor | None
 
 
 def new_slab(
-    reach: Reach,
+    config: KiviConfig,
     units: int,
     heads: int,
-    query_heads: int,
     head_size: int,
-    max_tokens: int,
-    max_model_len: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Slab:
     """A slab of ``units`` units."""
-    key, value = (torch.zeros(units, reach.group, heads, head_size, dtype=dtype, device=device) for _ in range(2))
-    longest = -(-max_model_len // reach.group) + least_units(reach, max_tokens)
-    out = torch.empty(max_tokens, query_heads, head_size, dtype=dtype, device=device) if longest > units else None
-    return Slab(key, value, out)
+    shape = units, config.key_group, heads, head_size
+    key, value = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+    return Slab(key, value, rotation_matrix(head_size, device) if config.rotation else None)
 
 
 @dataclass(frozen=True)
@@ -106,25 +103,29 @@ def attend_pieces(
     pieces: list[SentPiece],
     slab: Slab,
     out: torch.Tensor,
+    spare: torch.Tensor,
     query: torch.Tensor,
     pages: torch.Tensor,
     batch: Batch,
-    rings: tuple[torch.Tensor, torch.Tensor],
-    fresh: tuple[torch.Tensor, torch.Tensor],
+    rings: Pair,
+    staged: Pair,
     scale: float,
 ) -> None:
-    """Rows of many queries; arguments and result as :func:`vllm_kivi.kernels.attend.attend`."""
+    """Rows of many queries; arguments and result as :func:`vllm_kivi.kernels.many.attend_many`.
+
+    Args:
+        spare: [>= tokens, Hq, D], scratch for what continues another piece.
+    """
     lse: torch.Tensor | None = None
     for sent in pieces:
         piece = sent.piece
-        fill_slab(layout, (slab.key, slab.value), sent.units, pages, batch, rings, fresh)
+        fill_slab(layout, (slab.key, slab.value), sent.units, slab.rotation, pages, batch, rings, staged)
         part = slice(piece.first, piece.last)
         if not piece.older:
             lse = _flash(sent, slab, query[part], out[part], scale)
             continue
         assert lse is not None
-        assert slab.out is not None
-        other = slab.out[: piece.last - piece.first]
+        other = spare[: piece.last - piece.first]
         other_lse, both = _flash(sent, slab, query[part], other, scale), torch.empty_like(lse)
         merge_attn_states(out[part], out[part], lse, other, other_lse, both)
         lse = both

@@ -10,6 +10,8 @@ import torch
 from vllm_kivi.backend.gpu.prefill import Slab, flash_reach, new_slab, slab_units
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.attend import split_count
+from vllm_kivi.kernels.decode import processors_of
+from vllm_kivi.kernels.few import new_scratch
 from vllm_kivi.layout import CacheLayout, staged_bytes
 
 
@@ -47,34 +49,26 @@ class Workspace:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.layout, self.heads, self.query_heads = layout, heads, query_heads
-        self._max_model_len, self._device = max_model_len, device
-        self._processors = torch.cuda.get_device_properties(device).multi_processor_count
+        self.heads = heads
+        self._max_model_len = max_model_len
+        self._processors = processors_of(device.index or 0)
         few = max_seqs * queries
         d = layout.head_size
         self.few_query = torch.empty(few, query_heads, d, dtype=torch.float32, device=device)
-        self.query = torch.empty(max_tokens, query_heads, d, dtype=dtype, device=device)
+        self.spare = torch.empty(max_tokens, query_heads, d, dtype=dtype, device=device)
         self.key = torch.empty(max_tokens, heads, d, dtype=dtype, device=device)
         self.value = torch.empty(max_tokens, heads, d, dtype=dtype, device=device)
         self.slab: Slab | None = None
         reach = flash_reach(config, d)
         if reach is not None:
             units = slab_units(reach, heads, d, max_seqs, max_tokens, max_model_len)
-            self.slab = new_slab(reach, units, heads, query_heads, d, max_tokens, max_model_len, dtype, device)
+            self.slab = new_slab(config, units, heads, d, dtype, device)
         most = max(rows * queries * (1 + self.splits(rows)) for rows in range(1, max_seqs + 1))
-        self._part_out = torch.empty(most * query_heads * d, dtype=torch.float32, device=device)
-        self._part_lse = torch.empty(most * query_heads, dtype=torch.float32, device=device)
+        self.scratch = new_scratch(layout, max_seqs, most, heads, query_heads, device)
 
     def splits(self, rows: int) -> int:
         """Splits of a step of that many rows; the same for every step of a CUDA graph."""
         return int(split_count(rows, self.heads, self._max_model_len, self._processors))
-
-    def partial(self, rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scratch of :func:`vllm_kivi.kernels.attend.attend_splits` for a step."""
-        shape = (tokens, self.query_heads, 1 + self.splits(rows))
-        count = shape[0] * shape[1] * shape[2]
-        d = self.layout.head_size
-        return self._part_out[: count * d].view(*shape, d), self._part_lse[:count].view(shape)
 
 
 _OF_ENGINE: weakref.WeakValueDictionary[tuple[Any, ...], Workspace] = weakref.WeakValueDictionary()

@@ -1,0 +1,106 @@
+"""What each thread block of a decode step takes: shares of the rows' contexts that are as equal as whole rows allow.
+
+Planned once a step and read by all layers. A long row among short ones is split over many blocks, equal rows over as
+many as fill the GPU once; that is decided on the device, so a CUDA graph replays it for other lengths.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from vllm_kivi.kernels.attend import Windows, min_groups_of_a_split, shared_groups, unpack_windows
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of
+from vllm_kivi.layout import CacheLayout
+
+MOST_SPLITS = 64
+"""Of one row: what its last block has to merge."""
+
+
+def most_tasks(rows: int, heads: int, blocks: int) -> int:
+    """Tasks of a step, at most; the same for every step of a CUDA graph.
+
+    Args:
+        rows: of the (padded) batch.
+        blocks: thread blocks that fill the GPU.
+    """
+    return rows + blocks // heads + 1
+
+
+@triton.jit(do_not_specialize=["rows", "most", "blocks", "heads"], do_not_specialize_on_alignment=PER_ROW)
+def _plan_kernel(
+    tasks,  # i32 [most, 4]
+    query_start,  # i32 [B + 1]
+    seq_lens,  # i32 [B]
+    readable_from,  # i32 [B]
+    rows,
+    most,
+    blocks,
+    heads,
+    LAYOUT_SPEC: tl.constexpr,
+    WINDOWS_SPEC: tl.constexpr,
+    MIN_GROUPS: tl.constexpr,
+    MOST_SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    LAYOUT: tl.constexpr = layout_of(LAYOUT_SPEC)
+    WINDOWS: tl.constexpr = unpack_windows(WINDOWS_SPEC)
+    PER_BLOCK: tl.constexpr = LAYOUT.key_groups
+    row = tl.arange(0, ROWS)
+    here = row < rows
+    count = tl.load(query_start + row + 1, mask=here, other=0) - tl.load(query_start + row, mask=here, other=0)
+    length = tl.load(seq_lens + row, mask=here, other=1)
+    readable = tl.load(readable_from + row, mask=here, other=0)
+    groups = tl.where(count > 0, shared_groups(length - 1, readable, LAYOUT, WINDOWS), 0)
+    wanted = tl.maximum((tl.sum(groups) * heads + blocks - 1) // blocks, MIN_GROUPS)  # groups of a block
+    # Rounded down: one block more than fit at a time would take as long as all of them.
+    live = tl.minimum(tl.maximum(groups // wanted, 1), MOST_SPLITS)
+    share = tl.maximum((groups + live - 1) // live, MIN_GROUPS)
+    share = (share + PER_BLOCK - 1) // PER_BLOCK * PER_BLOCK
+    live = tl.where(count > 0, tl.maximum((groups + share - 1) // share, 1), 0)
+    first = tl.cumsum(live) - live
+    for split in range(tl.max(live)):
+        at = tasks + (first + split) * 4
+        mine = split < live
+        tl.store(at, row, mask=mine)
+        tl.store(at + 1, tl.zeros_like(row) + split, mask=mine)
+        tl.store(at + 2, live, mask=mine)
+        tl.store(at + 3, share, mask=mine)
+    for begin in range(tl.sum(live), most, TILE):
+        task = begin + tl.arange(0, TILE)
+        tl.store(tasks + task * 4, tl.full([TILE], -1, tl.int32), mask=task < most)
+
+
+def plan_tasks(
+    layout: CacheLayout, windows: Windows, tasks: torch.Tensor, batch: Batch, heads: int, blocks: int
+) -> None:
+    """Plan rows of one query.
+
+    Args:
+        tasks: int32 [>= most_tasks(rows, heads, blocks), 4], written in place: row (-1: nothing to do), which split of
+            its row it is, how many there are, key groups of a split (in whole blocks of the cache). A row's splits
+            follow one another; its last also takes the tokens that are not quantized.
+        blocks: thread blocks that fill the GPU.
+    """
+    check_layout(layout)
+    rows, most = batch.seq_lens.shape[0], tasks.shape[0]
+    assert most >= most_tasks(rows, heads, blocks)
+    _plan_kernel[(1,)](
+        tasks,
+        batch.query_start,
+        batch.seq_lens,
+        batch.readable_from,
+        rows,
+        most,
+        blocks,
+        heads,
+        LAYOUT_SPEC=layout.spec,
+        WINDOWS_SPEC=windows.spec,
+        MIN_GROUPS=min_groups_of_a_split(layout),
+        MOST_SPLITS=MOST_SPLITS,
+        ROWS=max(triton.next_power_of_2(rows), 16),
+        TILE=128,
+        num_warps=4,
+    )
