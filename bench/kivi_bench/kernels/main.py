@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from kivi_bench.kernels import document as documents
@@ -90,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_names, help=f"implementations: {','.join(NAMES)}")
     for name, default in (("batches", BATCHES), ("contexts", CONTEXTS), ("ratios", RATIOS)):
         parser.add_argument(f"--{name}", type=_numbers(name), default=default, help=f"default: {_list(default)}")
-    parser.add_argument("--samples", type=_positive(int), default=20, help="of each figure, default: 20")
-    parser.add_argument("--memory-gib", type=_positive(float), help="for one shape, default: what is free")
-    parser.add_argument("--budget-seconds", type=_positive(float), help="after which no further figure is begun")
-    parser.add_argument("--timeout-seconds", type=_positive(float), default=180.0, help="of one figure, default: 180")
+    parser.add_argument("--samples", type=_count, default=20, help="of each figure, default: 20")
+    parser.add_argument("--memory-gib", type=_above_zero, help="for one shape, default: what is free")
+    parser.add_argument("--budget-seconds", type=_above_zero, help="after which no further figure is begun")
+    parser.add_argument("--timeout-seconds", type=_above_zero, default=180.0, help="of one figure, default: 180")
     parser.add_argument("--sources", action="store_true", help="measure this repository's kernels, not the installed")
     parser.add_argument("--seed", type=int, default=0, help="of random caches and queries, default: 0")
     parser.add_argument("--logs", type=Path, help="folder of the workers' logs, default: a temporary one")
@@ -113,7 +114,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in NAMES if name in asked)
 
 
-def _numbers(what: str):  # type: ignore[no-untyped-def]
+def _numbers(what: str) -> Callable[[str], tuple[int, ...]]:
     def parse(text: str) -> tuple[int, ...]:
         try:
             return parse_numbers(text, what)
@@ -123,12 +124,17 @@ def _numbers(what: str):  # type: ignore[no-untyped-def]
     return parse
 
 
-def _positive(kind: type):  # type: ignore[no-untyped-def,type-arg]
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-        return value
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return value
 
-    parse.__name__ = kind.__name__  # argparse says it of a value that is none
-    return parse
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)

@@ -75,12 +75,14 @@ class Session:
             self._start_all()
             self._copy("copy")
             for index, shape in enumerate(self._settings.shapes):
-                if self._budget.spent:
+                running = [name for name in self._settings.names if self._about[name]["status"] == "ok"]
+                if self._budget.spent or not running:
                     break
-                self._say(f"[{self._budget.elapsed:6.1f} s] {shape.name} ({index + 1} of {len(self._settings.shapes)})")
-                for name in self._settings.names:
-                    if self._about[name]["status"] == "ok":
-                        self._measure(name, shape)
+                figures = [self._measure(name, shape) for name in running]
+                self._say(
+                    f"[{self._budget.elapsed:6.1f} s] {index + 1} of {len(self._settings.shapes)}: {shape.name}: "
+                    + ", ".join(figure for figure in figures if figure)
+                )
             self._copy("copyAtEnd")
         finally:
             for worker in self._workers.values():
@@ -140,11 +142,10 @@ class Session:
                 self._save()
                 return
 
-    def _measure(self, name: str, shape: Shape) -> None:
-        if self._budget.spent:
-            return
-        if not self._alive(name):
-            return
+    def _measure(self, name: str, shape: Shape) -> str:
+        """Measures a figure into the document, and returns it in words; empty where there was nothing to do."""
+        if self._budget.spent or not self._alive(name):
+            return ""
         try:
             answer = self._workers[name].ask(
                 {"batch": shape.batch, "context": shape.context, "ratio": shape.ratio}, self._settings.timeout
@@ -156,8 +157,9 @@ class Session:
         found = documents.entry(name, shape, answer, None if copy is None else copy["bytesPerSecond"])
         self._document["measurements"].append(found)
         self._save()
-        if found["status"] != "ok":
-            self._say(f"  {name}: {found['status']}: {found['reason']}")
+        if found["status"] == "ok":
+            return f"{name} {found['microseconds']:.1f} us"
+        return f"{name} {found['status']} ({found['reason'][:120]})"
 
     def _alive(self, name: str) -> bool:
         """Starts the process anew where it was lost, some times."""
