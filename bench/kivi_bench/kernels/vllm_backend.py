@@ -43,7 +43,7 @@ class VllmBackend:
         cache_dtype: vLLM's name of it.
     """
 
-    tolerance = 0.5  # of random keys and values, which are the hardest; garbage is at 1 or more
+    tolerance = 0.25  # 0.13 to 0.14 with random keys and values; garbage is at 1 or more
 
     def __init__(self, cache_dtype: str) -> None:
         import importlib

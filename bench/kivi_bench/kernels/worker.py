@@ -76,7 +76,7 @@ def _serve(order: Order, events: Events) -> int:
     subject = open_subject(order.name, order.sources)
     torch.manual_seed(order.seed)
     measurer = Measurer(subject, Timer.open(order.samples), order.memory)
-    events.emit("ready", machine=describe(subject), bytesPerToken=subject.bytes_per_token)
+    events.emit("ready", machine=describe(subject, order.sources), bytesPerToken=subject.bytes_per_token)
     for line in sys.stdin:
         request = json.loads(line)
         if "copy" in request:
@@ -99,8 +99,8 @@ def _serve(order: Order, events: Events) -> int:
     return 0
 
 
-def describe(subject: Any) -> dict[str, Any]:
-    """Versions and hardware that the figures depend on."""
+def describe(subject: Any, sources: bool) -> dict[str, Any]:
+    """Versions and hardware that the figures depend on; `sources` as of an order."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -131,7 +131,7 @@ def describe(subject: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": installed("triton"),
         "vllm": installed("vllm"),
-        "plugin": installed("vllm-kivi"),
+        "plugin": "sources" if sources else installed("vllm-kivi"),
         "kernels": kernels,
         "python": platform.python_version(),
         "os": platform.platform(),
