@@ -65,7 +65,7 @@ def copy_entry(event: dict[str, Any]) -> dict[str, Any]:
 
 def entry(name: str, shape: Shape, answer: dict[str, Any], copy_rate: float | None) -> dict[str, Any]:
     """A measurement as the document holds it; `copy_rate` in bytes/s, read and written."""
-    known = {"event", "elapsed"}
+    known = {"event", "elapsed", "contextLost"}
     found = {
         "implementation": name,
         "batch": shape.batch,

@@ -123,11 +123,9 @@ class Session:
             self._say(f"{name}: {about['status']}: {about['reason']}")
 
     def _note_machine(self, machine: dict[str, Any]) -> None:
-        known = self._document["machine"]
-        if known is None:
-            self._document["machine"] = machine
-        elif known["kernels"] is None:  # only KIVI's workers know it
-            known["kernels"] = machine["kernels"]
+        known = self._document["machine"] or {}
+        # Not every worker knows everything: KIVI's alone have its kernels.
+        self._document["machine"] = {key: known.get(key) or value for key, value in machine.items()}
 
     def _copy(self, key: str) -> None:
         """Measures the copy bandwidth in the first process that there is."""
@@ -153,6 +151,8 @@ class Session:
         except WorkerLostError as error:
             self._workers.pop(name).close(kill=True)
             answer = {"status": "failed", "reason": str(error)}
+        if answer.get("contextLost"):
+            self._workers.pop(name).close(kill=True)
         copy = self._document["copy"]
         found = documents.entry(name, shape, answer, None if copy is None else copy["bytesPerSecond"])
         self._document["measurements"].append(found)

@@ -80,8 +80,9 @@ def _serve(order: Order, events: Events) -> int:
     for line in sys.stdin:
         request = json.loads(line)
         if "copy" in request:
-            events.emit("copy", samplesUs=measurer.timer.copy(), floorUs=measurer.timer.floor())
-            torch.cuda.empty_cache()
+            samples, floor = measurer.timer.copy(), measurer.timer.floor()
+            release()
+            events.emit("copy", samplesUs=samples, floorUs=floor)
             continue
         try:
             answer = measurer.measure(Shape(**request))
@@ -89,13 +90,17 @@ def _serve(order: Order, events: Events) -> int:
             print(f"--- {request}", file=sys.stderr, flush=True)
             traceback.print_exc()
             answer = failure(error)
-        events.emit("measured", **answer)
+        usable = True
         try:
+            # Before the answer: the next process measures as soon as it comes, and needs the memory.
             release()
             torch.cuda.synchronize()
         except Exception:
             traceback.print_exc()
-            return 1  # the context is lost, a new process is needed
+            usable = False  # the context is lost, a new process is needed
+        events.emit("measured", **answer, contextLost=not usable)
+        if not usable:
+            return 1
     return 0
 
 
@@ -130,7 +135,7 @@ def describe(subject: Any, sources: bool) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
         "triton": installed("triton"),
-        "vllm": installed("vllm"),
+        "vllm": installed("vllm") or getattr(sys.modules.get("vllm"), "__version__", None),
         "plugin": "sources" if sources else installed("vllm-kivi"),
         "kernels": kernels,
         "python": platform.python_version(),
