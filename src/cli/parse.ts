@@ -43,10 +43,14 @@ function addCommand(
   spec: CommandSpec,
   onMatch: (input: Record<string, unknown>) => void,
 ): void {
-  const command = program.command(spec.name).summary(spec.summary).description(spec.description);
+  const [name = "", under] = spec.name.split(" ").reverse();
+  const parent = program.commands.find((other) => other.name() === under) ?? program;
+  // Options behind the name of a command under it are that command's, also where both know them.
+  if (under !== undefined) parent.enablePositionalOptions().helpCommand(false);
+  const command = parent.command(name).summary(spec.summary).description(spec.description);
   for (const argument of spec.arguments ?? []) {
-    const name = argument.variadic ? `${argument.name}...` : argument.name;
-    const brackets = argument.required ? `<${name}>` : `[${name}]`;
+    const word = argument.variadic ? `${argument.name}...` : argument.name;
+    const brackets = argument.required ? `<${word}>` : `[${word}]`;
     command.addArgument(new Argument(brackets, argument.description));
   }
   for (const option of spec.options ?? []) {
@@ -58,7 +62,8 @@ function addCommand(
   if (spec.passThrough !== undefined) command.usage(`${command.usage()} [-- ${spec.passThrough.name}]`);
   command.addHelpText("after", helpFooter(spec));
   command.action(() => {
-    const input: Record<string, unknown> = { ...command.opts() };
+    const before = parent === program ? {} : parent.opts();
+    const input: Record<string, unknown> = { ...before, ...command.opts() };
     (spec.arguments ?? []).forEach((argument, index) => {
       const value = argument.variadic ? command.args.slice(index) : command.args[index];
       if (value !== undefined) input[camelCase(argument.name)] = value;
@@ -72,7 +77,8 @@ function toUsageError(
   specs: readonly CommandSpec[],
   words: readonly string[],
 ): KiviError {
-  const name = specs.find((spec) => spec.name === words.find((word) => !word.startsWith("-")))?.name;
+  const plain = words.filter((word) => !word.startsWith("-"));
+  const name = [plain.slice(0, 2).join(" "), plain[0]].find((one) => specs.some((spec) => spec.name === one));
   const help = name === undefined ? "kivi --help" : `kivi ${name} --help`;
   const [first = "", second] = error.message.replace(/^error: /, "").split("\n");
   const code = error.code

@@ -1,5 +1,6 @@
 import type { CommandSpec } from "../shared/command.js";
 import { bench } from "./bench.js";
+import { benchKernels } from "./bench-kernels.js";
 import { demo } from "./demo.js";
 import { doctor } from "./doctor.js";
 import { gate } from "./gate.js";
@@ -18,6 +19,7 @@ export const commands: readonly CommandSpec[] = [
   generate,
   serve,
   bench,
+  benchKernels,
   report,
   gate,
   plan,

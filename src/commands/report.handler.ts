@@ -1,12 +1,14 @@
 import { appendFile } from "node:fs/promises";
 import { resolve } from "node:path";
+import { type KernelsResult, readKernels } from "../core/kernels/result.js";
 import { loadReport, type Report } from "../core/report/index.js";
 import { reportDocument } from "../report/document.js";
 import { bytes } from "../report/format.js";
-import { renderAs, type View } from "../report/formats.js";
+import { type Format, renderAs, type View } from "../report/formats.js";
+import { renderKernelsAs } from "../report/kernels.js";
 import { paint } from "../report/paint.js";
 import { writeFileAtomic } from "../shared/atomic.js";
-import type { Handler } from "../shared/command.js";
+import type { Handler, Outcome } from "../shared/command.js";
 import type { Context } from "../shared/context.js";
 import { environmentError, messageOf, usageError } from "../shared/errors.js";
 import type { ReportInput } from "./report.schema.js";
@@ -21,6 +23,8 @@ export const handler: Handler<ReportInput> = async (input, ctx) => {
       "Name a file for it with --output, or leave one of the flags out.",
     );
   }
+  const kernels = await loadKernels(input.files, ctx);
+  if (kernels !== undefined) return kernelsReport(kernels, format, input.output, ctx);
   const report = await loadReport(input.files, { cwd: ctx.cwd, force: input.force });
   const view: View = { templates: ctx.paths.templates };
   if (format === "github") await appendSummary(ctx, report, view);
@@ -38,6 +42,39 @@ export const handler: Handler<ReportInput> = async (input, ctx) => {
   const text = out.json ? "" : await renderAs(format, report, terminal);
   return { result: reportDocument(report), render: () => out.result(text) };
 };
+
+/** A result of the kernel benchmark, which stands by itself; undefined where there is none among the files. */
+async function loadKernels(files: readonly string[], { cwd }: Context): Promise<KernelsResult | undefined> {
+  const results = await Promise.all(files.map((file) => readKernels(resolve(cwd, file))));
+  const found = results.find((result) => result !== undefined);
+  if (found === undefined || files.length === 1) return found;
+  throw usageError(
+    "kernels-alone",
+    "A result of kivi bench kernels cannot stand beside other results.",
+    "Report each file by itself.",
+  );
+}
+
+async function kernelsReport(
+  kernels: KernelsResult,
+  format: Format,
+  output: string | undefined,
+  { cwd, out, paths }: Context,
+): Promise<Outcome> {
+  const view: View = { templates: paths.templates };
+  if (output === undefined) {
+    const text = out.json ? "" : await renderKernelsAs(format, kernels, { ...view, paint: paint(out) });
+    return { result: kernels, render: () => out.result(text) };
+  }
+  const path = resolve(cwd, output);
+  const text = `${await renderKernelsAs(format, kernels, view)}\n`;
+  await write(path, text);
+  const written = { path, format, bytes: Buffer.byteLength(text) };
+  return {
+    result: { ...kernels, written },
+    render: () => out.info(`Wrote ${path} (${format}, ${bytes(written.bytes)})`),
+  };
+}
 
 async function write(path: string, text: string): Promise<void> {
   try {

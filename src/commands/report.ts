@@ -5,7 +5,7 @@ export const report = defineCommand({
   summary: "render saved results of kivi bench as a table, a page or a CI report",
   description:
     "Reads the files that kivi bench saved and shows them again, without a GPU or vLLM; several files stand side by side. " +
-    "Results of unlike models, engine settings or hardware are refused. The exit code is 0 once the report is written, " +
+    "Results of unlike models, engine settings or hardware are refused; one of kivi bench kernels stands by itself. The exit code is 0 once the report is written, " +
     "whatever the result says.",
   examples: [
     {

@@ -45,6 +45,7 @@ export type Handler<T> = (input: T, context: Context) => Promise<Outcome>;
  * (zod included) behind `schema` and `handler`: this file is loaded for `kivi --help`.
  */
 export interface CommandSpec<T = unknown> {
+  /** One word, or two for a command under another that comes before it: "bench kernels". */
   readonly name: string;
   readonly summary: string;
   readonly description: string;
