@@ -1,4 +1,4 @@
-"""KIVI's decode: ``attend_splits`` (decode.cu, or the Triton kernel) and ``merge_splits``.
+"""KIVI's decode: ``attend_few``, by decode.cu or by the Triton kernels.
 
 The query's rotation belongs to the kernel that stores the step's token and is not timed; rotating the output back is.
 """
@@ -51,10 +51,9 @@ class Kivi:
         return int(pages + rings + scratch)
 
     def prepare(self, shape: Shape) -> Step:
-        from vllm_kivi.kernels.attend import attend_scratch, attend_splits
         from vllm_kivi.kernels.decode import takes
+        from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
         from vllm_kivi.kernels.helpers import Batch
-        from vllm_kivi.kernels.merge import merge_splits
 
         if self.compiled and not takes(self.layout, self.windows, shape.ratio):
             raise UnsupportedError("decode.cu is not built for this shape, or NVRTC cannot be loaded")
@@ -74,13 +73,18 @@ class Kivi:
         )
         query = torch.randn(batch, shape.query_heads, HEAD_SIZE, device=device)
         out = torch.empty(batch, shape.query_heads, HEAD_SIZE, dtype=DTYPE, device=device)
-        scratch = attend_scratch(self.layout, batch, shape.query_heads, self._splits(shape), device)
+        splits = self._splits(shape)
+        scratch = new_scratch(self.layout, batch, batch * (1 + splits), KV_HEADS, shape.query_heads, device)
+        tasks = None
+        if self.compiled:  # planned once a step, for all layers
+            tasks = new_tasks(batch, KV_HEADS, device)
+            plan_few(self.layout, self.windows, tasks, rows, KV_HEADS)
 
         def run() -> None:
-            attend_splits(
-                self.layout, self.windows, query, pages, rows, *rings, SCALE, scratch, 1, DTYPE, self.compiled
-            )
-            merge_splits(self.layout, self.windows, out, scratch, rows, 1, self.config.rotation)
+            attend_few(
+                self.layout, self.windows, out, query, pages, rows, *rings, SCALE, scratch, splits, 1, DTYPE,
+                self.config.rotation, tasks,
+            )  # fmt: skip
 
         return Step(run, out)
 
