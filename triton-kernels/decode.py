@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vllm.vllm_kivi")
 
-_SOURCE = Path(__file__).with_name("decode.cu")
+_SOURCE = Path(__file__).parent / "cuda" / "decode.cu"
 _QUERIES = 8  # of a tile
 _MOST_QUERY_HEADS = _QUERIES
 """Of a KV head: one tile of the tensor core instruction. More would spill registers."""
@@ -218,7 +218,9 @@ def compile_for(architecture: str, sizes: dict[str, int]) -> bytes:
 
     options = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-DKIVI_{k}={v}" for k, v in sizes.items())]
     encoded = [option.encode() for option in options]
-    program = _nvrtc("nvrtcCreateProgram", _SOURCE.read_bytes(), _SOURCE.name.encode(), 0, None, None)
+    headers = sorted(_SOURCE.parent.glob("*.cuh"))
+    texts, names = [path.read_bytes() for path in headers], [path.name.encode() for path in headers]
+    program = _nvrtc("nvrtcCreateProgram", _SOURCE.read_bytes(), _SOURCE.name.encode(), len(headers), texts, names)
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:

@@ -33,7 +33,7 @@ async function sources(folder: string, prefix: string): Promise<ProjectFile[]> {
     const path = join(entry.parentPath, entry.name);
     const parts = relative(folder, path).split(sep);
     const skipped = parts.some((part) => part === "tests" || part === "__pycache__" || part.startsWith("."));
-    if (skipped || !/\.(py|pyi|cu|json|typed)$|^py\.typed$/.test(entry.name)) continue;
+    if (skipped || !/\.(py|pyi|cuh?|json|typed)$|^py\.typed$/.test(entry.name)) continue;
     files.push({ path: [prefix, ...parts].join("/"), data: await readFile(path) });
   }
   return files;

@@ -1,0 +1,97 @@
+// A warp's blocks of a row. Where shared memory is large enough, the copy engine brings its next record while it works
+// on one: the keys' half as soon as the scores are done, the values' when the keys have come.
+
+#pragma once
+#include "copies.cuh"
+#include "packed.cuh"
+#include "shared.cuh"
+
+// A chunk of a record, which lies at three places: the keys' codes, the values' codes, all zeros and scales.
+__device__ __forceinline__ void score_chunk(
+    float (&scores)[ROW_TILES][4], Query& folded, float2& bias, const u32 (&query)[D / 32][32][4], const u8* keys,
+    const u8* pairs, int token, int lane
+) {
+    if (token % G == 0) bias = fold(folded, query, pairs, token / G, lane);
+    score(scores, folded, bias, keys, token, lane);
+}
+
+__device__ __forceinline__ void add_chunk(
+    State& state, float (&scores)[ROW_TILES][4], const u8* values, const u8* pairs, int token, int lane
+) {
+    Weights weights;
+    weigh(weights, state, scores, pairs, token, lane);
+    add_values(state, weights, values, token, lane);
+}
+
+__device__ __forceinline__ void copy_keys(Buffer& buffer, int turn, const u8* record, u64* barrier) {
+    expect(barrier, sizeof(buffer.keys) + PAIRS);
+    copy(buffer.keys, record + KEY_CODES, sizeof(buffer.keys), barrier);
+    copy(buffer.pairs[turn], record + KEY_ZEROS, PAIRS, barrier);
+}
+
+__device__ __forceinline__ void copy_values(Buffer& buffer, const u8* record, u64* barrier) {
+    expect(barrier, sizeof(buffer.values));
+    copy(buffer.values, record + VALUE_CODES, sizeof(buffer.values), barrier);
+}
+
+// A warp's share of the blocks [block, end), every WARPS-th; quantized tokens end at ``tokens``.
+__device__ __forceinline__ void add_blocks(
+    State& state, Shared& shared, const float* own, float scale_log2, bool live, const u8* head_pages,
+    const int* table, int stride_page, int block, int end, int tokens, int warp, int lane
+) {
+    Query folded;
+    float2 bias;
+    int id = block < end ? __ldg(table + block) : 0;
+    if constexpr (!BUFFERED) {
+        load_query(shared.query, own, scale_log2, live, warp, lane);
+        __syncthreads();
+        for (; block < end; block += WARPS) {
+            const u8* record = head_pages + (i64)id * stride_page;
+            if (block + WARPS < end) id = __ldg(table + block + WARPS);
+            const int here = T == G ? T : min(T, tokens - block * T);
+            for (int token = 0; token < here; token += CHUNK) {
+                float scores[ROW_TILES][4];
+                score_chunk(scores, folded, bias, shared.query, record + KEY_CODES, record + KEY_ZEROS, token, lane);
+                softmax_step(scores, state);
+                add_chunk(state, scores, record + VALUE_CODES, record + KEY_ZEROS, token, lane);
+            }
+        }
+    } else {
+        Buffer& buffer = shared.work[warp].buffer;
+        u64 *keys_here = &shared.keys_here[warp], *values_here = &shared.values_here[warp];
+        if (lane == 0) {
+            start_barrier(keys_here), start_barrier(values_here);
+            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            if (block < end) {
+                copy_keys(buffer, 0, head_pages + (i64)id * stride_page, keys_here);
+                copy_values(buffer, head_pages + (i64)id * stride_page, values_here);
+            }
+        }
+        id = block + WARPS < end ? __ldg(table + block + WARPS) : 0;
+        load_query(shared.query, own, scale_log2, live, warp, lane);
+        __syncthreads();
+        const u8 *record = nullptr, *next;
+        for (u32 turn = 0; block < end; block += WARPS, turn ^= 1, record = next) {
+            const bool asks = lane == 0 && block + WARPS < end;
+            next = head_pages + (i64)id * stride_page;
+            if (block + 2 * WARPS < end) id = __ldg(table + block + 2 * WARPS);
+            const int here = T == G ? T : min(T, tokens - block * T);
+            wait(keys_here, turn);
+            // Not sooner: more bytes under way at a time come more slowly.
+            if (lane == 0 && record) copy_values(buffer, record, values_here);
+            for (int token = 0; token < here; token += CHUNK) {
+                float scores[ROW_TILES][4];
+                score_chunk(scores, folded, bias, shared.query, buffer.keys, buffer.pairs[turn], token, lane);
+                if (token + CHUNK >= here) {
+                    __syncwarp();  // all have read the keys
+                    if (asks) copy_keys(buffer, turn ^ 1, next, keys_here);
+                }
+                softmax_step(scores, state);
+                if (token == 0) wait(values_here, turn);
+                add_chunk(state, scores, buffer.values, buffer.pairs[turn], token, lane);
+            }
+            __syncwarp();  // all have read the values
+        }
+    }
+}

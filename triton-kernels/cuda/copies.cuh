@@ -1,0 +1,27 @@
+// The copy engine: one thread asks, and all of its warp wait for the bytes.
+
+#pragma once
+#include "sizes.cuh"
+
+__device__ __forceinline__ u32 address_of(const void* shared) { return (u32)__cvta_generic_to_shared(shared); }
+
+__device__ __forceinline__ void start_barrier(u64* barrier) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(address_of(barrier)) : "memory");
+}
+
+__device__ __forceinline__ void expect(u64* barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(address_of(barrier)), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void copy(void* to, const u8* from, int bytes, u64* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(address_of(to)), "l"(from), "r"(bytes), "r"(address_of(barrier)) : "memory");
+}
+
+__device__ __forceinline__ void wait(u64* barrier, u32 parity) {
+    asm volatile("{ .reg .pred done;\n"
+                 "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again; }"
+                 :: "r"(address_of(barrier)), "r"(parity) : "memory");
+}

@@ -1,0 +1,94 @@
+// Attention of one query a row over packed pages and rings, split over thread blocks: decode on NVIDIA GPUs from sm_80.
+//
+// Does what attend.py's kernel does for splits and merge.py's after it. A block takes a task of tasks.py: a share of a
+// row, of which the last takes the newest tokens too; of several the last to finish merges what all left in scratch. A
+// warp takes whole blocks of the cache and carries its own online softmax, so that warps meet only at the end. Compiled
+// at start by NVRTC with the sizes of a layout as macros; see decode.py for what it takes and when the Triton kernels
+// serve instead.
+
+#include "blocks.cuh"
+#include "merge.cuh"
+#include "newest.cuh"
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decode(
+    Out* __restrict__ out,                  // [rows, Hq, D]
+    float* __restrict__ part_out,           // [tasks, Hq, D]
+    float* __restrict__ part_lse,           // [tasks, Hq], base 2
+    u32* __restrict__ arrived,              // [rows, H], zeros, left as zeros
+    const int4* __restrict__ tasks,         // row, split, splits, groups of a split
+    const float* __restrict__ query,        // [rows, Hq, D], contiguous
+    const u8* __restrict__ pages,           // [blocks, H, record]
+    const int* __restrict__ query_start,    // [rows + 1]
+    const int* __restrict__ seq_lens,       // [rows]
+    const int* __restrict__ block_table,    // [rows, blocks of a row]
+    const int* __restrict__ slots,          // [rows]
+    const int* __restrict__ readable_from,  // [rows]
+    const u8* __restrict__ ring_key,        // [slots, H, key_tokens, STAGED]
+    const u8* __restrict__ ring_value,      // likewise
+    float scale_log2, int stride_out, int stride_out_head, int stride_page, int stride_table,
+    int stride_key_slot, int stride_value_slot, int key_tokens, int value_tokens
+) {
+    extern __shared__ __align__(128) u8 memory[];
+    Shared& shared = *(Shared*)memory;
+    const int head = blockIdx.x, task = blockIdx.y, heads = gridDim.x;
+    const int4 mine = tasks[task];
+    const int row = mine.x, split = mine.y, live = mine.z, share = mine.w;
+    if (row < 0) return;
+    const int start = query_start[row], length = seq_lens[row], position = length - 1, readable = readable_from[row];
+    const int closed = max(max(position - KEY_WINDOW, 0) / G * G, readable);
+    const int rough = max(max(position - VALUE_WINDOW, 0) / VALUE_RESIDUAL * VALUE_RESIDUAL, readable);
+    const int groups = closed / G;  // never past the quantized values
+
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const i64 first_head = (i64)start * heads * RATIO + head * RATIO;
+    const float* own = query + (first_head + lane / 4) * D;
+    const bool asks = lane / 4 < RATIO;
+    const int* table = block_table + (i64)row * stride_table;
+    const u8* head_pages = pages + (i64)head * RECORD;
+    State state = {};
+    state.high[0] = state.high[1] = -1e30f;  // finite: a warp may get no token
+    if (groups > 0) {
+        const int tokens = min((split + 1) * share, groups) * G;
+        add_blocks(
+            state, shared, own, scale_log2, asks, head_pages, table, stride_page, split * share * G / T + warp,
+            (tokens + T - 1) / T, tokens, warp, lane
+        );
+        undo_factors(state);
+    }
+    if (split == live - 1) {
+        const u8* key_ring = ring_key + (i64)slots[row] * stride_key_slot + (i64)head * key_tokens * STAGED;
+        const u8* value_ring = ring_value + (i64)slots[row] * stride_value_slot + (i64)head * value_tokens * STAGED;
+        add_newest(
+            state, shared.work[warp].tile, own, scale_log2, asks, key_ring, key_tokens, value_ring, value_tokens,
+            head_pages, table, stride_page, groups * G + 16 * warp, rough, length, lane
+        );
+    }
+    combine(state, shared.last, warp, lane);
+
+    if (live == 1) {
+        for (int i = threadIdx.x; i < RATIO * D; i += WARPS * 32)
+            shared.last.merged[i / D][i % D] = combined(shared.last, i / D, i % D).x;
+    } else {
+        const int stride_task = heads * RATIO;
+        part_out += ((i64)(task - split) * stride_task + head * RATIO) * D;
+        part_lse += (task - split) * stride_task + head * RATIO;
+        for (int i = threadIdx.x; i < RATIO * D; i += WARPS * 32) {
+            const int n = i / D, channel = i % D;
+            const float2 x = combined(shared.last, n, channel);
+            part_out[((i64)split * stride_task + n) * D + channel] = x.x;
+            if (channel == 0) part_lse[split * stride_task + n] = x.y;
+        }
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            u32* count = arrived + row * heads + head;
+            shared.last.is_last = atomicAdd(count, 1) == live - 1;
+            if (shared.last.is_last) *count = 0;  // for the next launch
+        }
+        __syncthreads();
+        if (!shared.last.is_last) return;
+        __threadfence();
+        merge(shared.last, part_out, part_lse, stride_task, live);
+    }
+    write_out(shared.last, out + (i64)start * stride_out + (i64)head * RATIO * stride_out_head, stride_out_head);
+}

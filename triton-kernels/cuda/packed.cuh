@@ -1,0 +1,180 @@
+// Scores and sums over packed tokens. Packed bytes go into the registers of the tensor core instruction that takes
+// them, 16 bytes a load: layout.py's order makes each thread's bytes the channels (keys) or tokens (values) of its own
+// fragment, if the contraction is summed in a permuted order, which the other operand follows. A code is masked out of
+// its byte and taken as a subnormal float16, code * 2^-24, without a conversion; the factor is undone in float32. Zeros
+// and scales are float16 after a mask or a shift.
+
+#pragma once
+#include "softmax.cuh"
+
+// Two zeros of layout.py as float16.
+__device__ __forceinline__ u32 zeros_of(u32 zero_bits) { return zero_bits & 0xFFFCFFFC; }
+
+// Their scales; ``bytes`` has a scale's upper bits in each half.
+__device__ __forceinline__ u32 scales_of(u32 zero_bits, u32 bytes) {
+    return bytes << 7 | (zero_bits << 5 & 0x00600060);
+}
+
+// Of a record, where it lies.
+template <int WORDS>
+__device__ __forceinline__ void load_packed(u32 (&to)[WORDS], const u8* from) {
+    if constexpr (!BUFFERED) {
+        load_words(to, from);
+    } else {
+        constexpr int WIDE = WORDS % 4 == 0 ? 4 : WORDS % 2 == 0 ? 2 : 1;
+#pragma unroll
+        for (int i = 0; i < WORDS; i += WIDE) {
+            if constexpr (WIDE == 4) {
+                uint4 four = *(const uint4*)(from + 4 * i);
+                to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+            } else if constexpr (WIDE == 2) {
+                uint2 two = *(const uint2*)(from + 4 * i);
+                to[i] = two.x, to[i + 1] = two.y;
+            } else {
+                to[i] = *(const u32*)(from + 4 * i);
+            }
+        }
+    }
+}
+
+// The queries as second operand of the scores, as float16. A thread's channels are those of its key codes, in each
+// part: word s holds channels 4s to 4s + 3, taken as the pairs (0, 2) and (1, 3). Codes of part p count 2^(bits * p),
+// undone here. The warps do it together for all of them.
+__device__ __forceinline__ void load_query(
+    u32 (&to)[D / 32][32][4], const float* query, float scale_log2, bool live, int warp, int lane
+) {
+    for (int i = warp; i < D / 32; i += WARPS)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int word = 2 * i + half, part = word / KEY_WORDS, s = word % KEY_WORDS;
+            float4 q = make_float4(0, 0, 0, 0);
+            if (live) q = *(const float4*)(query + part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS + 4 * s);
+            const float factor = scale_log2 / (1 << KB * part);
+            to[i][lane][2 * half] = finite_half2(pack_half2(q.x * factor, q.z * factor));
+            to[i][lane][2 * half + 1] = finite_half2(pack_half2(q.y * factor, q.w * factor));
+        }
+}
+
+typedef u32 Query[KEY_PARTS][KEY_WORDS][2];
+
+// Fold a key group's scales into the query; returns the query times its zeros, for the thread's two queries (columns of
+// the scores). The zeros are the same in all rows of that product's first operand, so all threads get their sums.
+__device__ __forceinline__ float2 fold(
+    Query& folded, const u32 (&query)[D / 32][32][4], const u8* pairs, int group, int lane
+) {
+    float2 bias = make_float2(0, 0);
+#pragma unroll
+    for (int part = 0; part < KEY_PARTS; ++part) {
+        const int channel = group * D + part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS;
+        u32 zeros[2 * KEY_WORDS], scales[KEY_WORDS];
+        load_packed(zeros, pairs + 2 * channel);
+        load_packed(scales, pairs + KEY_SCALES - KEY_ZEROS + channel);
+        float sums[4] = {};
+#pragma unroll
+        for (int s = 0; s < KEY_WORDS; ++s) {
+            const u32 even = __byte_perm(zeros[2 * s], zeros[2 * s + 1], 0x5410);
+            const u32 odd = __byte_perm(zeros[2 * s], zeros[2 * s + 1], 0x7632);
+            const u32 even_scales = scales_of(even, __byte_perm(scales[s], 0, 0x4240));
+            const u32 odd_scales = scales_of(odd, __byte_perm(scales[s], 0, 0x4341));
+            const int word = part * KEY_WORDS + s;
+            const uint2 q = *(const uint2*)&query[word / 2][lane][word % 2 * 2];
+            folded[part][s][0] = finite_half2(times_half2(q.x, even_scales));
+            folded[part][s][1] = finite_half2(times_half2(q.y, odd_scales));
+            multiply(sums, zeros_of(even), zeros_of(even), zeros_of(odd), zeros_of(odd), q.x, q.y);
+        }
+        bias.x += sums[0] * (1 << KB * part), bias.y += sums[1] * (1 << KB * part);
+    }
+    return bias;
+}
+
+// Scores of a chunk of quantized keys, the ``token``-th of the block on. Thread (g, quarter) of a warp scores tokens
+// EACH * g to EACH * g + EACH - 1: of row tile i the rows g and g + 8 are its tokens 2i and 2i + 1.
+__device__ __forceinline__ void score(
+    float (&scores)[ROW_TILES][4], const Query& folded, float2 bias, const u8* keys, int token, int lane
+) {
+    const int g = lane / 4, quarter = lane % 4;
+#pragma unroll
+    for (int i = 0; i < ROW_TILES; ++i) {
+        u32 rows[2][KEY_WORDS];
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+            load_packed(rows[h], keys + (token + EACH * g + 2 * i + h) * KEY_BYTES + quarter * 4 * KEY_WORDS);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) scores[i][e] = 0;
+#pragma unroll
+        for (int s = 0; s < KEY_WORDS; ++s) {
+            const u32 a = rows[0][s], b = rows[1][s], a_odd = a >> 8, b_odd = b >> 8;
+#pragma unroll
+            for (int part = 0; part < KEY_PARTS; ++part) {
+                const u32 mask = ((1u << KB) - 1) << KB * part, both = mask | mask << 16;
+                multiply(
+                    scores[i], a & both, b & both, a_odd & both, b_odd & both, folded[part][s][0], folded[part][s][1]
+                );
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < 4; ++e) scores[i][e] = fmaf(scores[i][e], 1 << 24, e % 2 ? bias.y : bias.x);
+    }
+}
+
+// Probabilities times the scales of values, as second operand; their products with the zeros go to the state.
+typedef u32 Weights[VGROUPS][ROW_TILES][2];
+
+__device__ __forceinline__ void weigh(
+    Weights& weights, State& state, const float (&p)[ROW_TILES][4], const u8* pairs, int token, int lane
+) {
+#pragma unroll
+    for (int v = 0; v < VGROUPS; ++v) {
+        const int at = v * T + token + EACH * (lane / 4);
+        u32 zeros[EACH / 2], scales[EACH / 4];
+        load_packed(zeros, pairs + VALUE_ZEROS - KEY_ZEROS + 2 * at);
+        load_packed(scales, pairs + VALUE_SCALES - KEY_ZEROS + at);
+#pragma unroll
+        for (int i = 0; i < ROW_TILES; ++i) {
+            const float2 zero = floats_of(zeros_of(zeros[i]));
+            const u32 bytes = __byte_perm(scales[i / 2], 0, i % 2 ? 0x4342 : 0x4140);
+            const float2 scale = floats_of(scales_of(zeros[i], bytes));
+            state.bias[v][0] += p[i][0] * zero.x + p[i][2] * zero.y;
+            state.bias[v][1] += p[i][1] * zero.x + p[i][3] * zero.y;
+            weights[v][i][0] = transposed(pack_half2(p[i][0] * scale.x, p[i][1] * scale.x));
+            weights[v][i][1] = transposed(pack_half2(p[i][2] * scale.y, p[i][3] * scale.y));
+        }
+    }
+}
+
+// A thread's bytes of a row of codes are the tokens of scoring threads 2 * quarter, then 2 * quarter + 1.
+__device__ __forceinline__ void add_values(
+    State& state, const Weights& weights, const u8* values, int token, int lane
+) {
+    const int g = lane / 4, quarter = lane % 4;
+#pragma unroll
+    for (int j = 0; j < VALUE_TILES; ++j) {
+        u32 rows[2][VALUE_WORDS];
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+            load_packed(rows[h], values + (16 * j + 8 * h + g) * T + token + quarter * 4 * VALUE_WORDS);
+#pragma unroll
+        for (int u = 0; u < ROW_TILES / 2; ++u)
+#pragma unroll
+            for (int k = 0; k < 2; ++k) {
+                const u32 a = __byte_perm(rows[0][u], rows[0][u + VALUE_WORDS / 2], k ? 0x7632 : 0x5410);
+                const u32 b = __byte_perm(rows[1][u], rows[1][u + VALUE_WORDS / 2], k ? 0x7632 : 0x5410);
+                const u32 a_odd = a >> 8, b_odd = b >> 8;
+#pragma unroll
+                for (int part = 0; part < VALUE_PARTS; ++part) {
+                    const u32 mask = ((1u << VB) - 1) << VB * part, both = mask | mask << 16;
+                    const int c = part * VALUE_TILES + j;
+                    const u32* w = weights[c / PER_SCALE][2 * u + k];
+                    multiply(state.out[c], a & both, b & both, a_odd & both, b_odd & both, w[0], w[1]);
+                }
+            }
+    }
+}
+
+// From codes as subnormal numbers, those of part p times 2^(bits * p), to values.
+__device__ __forceinline__ void undo_factors(State& state) {
+#pragma unroll
+    for (int c = 0; c < CHANNEL_TILES; ++c)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) state.out[c][e] *= (float)(1 << 24) / (1 << VB * (c / VALUE_TILES));
+}
