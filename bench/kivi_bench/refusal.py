@@ -1,6 +1,9 @@
 """Tells a cache that this installation cannot run from one that broke."""
 
+import json
 import re
+import sys
+from pathlib import Path
 from typing import get_args
 
 # What vLLM raises when the platform, the backend or the model lacks a cache: it did not break, it is not there.
@@ -40,3 +43,9 @@ def classify(log: str) -> tuple[str, str]:
         if match := _RAISED.search(line):
             return "failed", match["why"].strip()
     return "failed", "the engine ended without an error message"
+
+
+if __name__ == "__main__":
+    # Of a server, whose log kivi has and no worker: `python refusal.py LOG`.
+    status, reason = classify(Path(sys.argv[1]).read_text(encoding="utf-8", errors="replace"))
+    print(json.dumps({"status": status, "reason": reason}))
