@@ -9,7 +9,7 @@ import { differTooMuch } from "./noise.js";
 const TITLES: Readonly<Record<string, string>> = {
   requests_per_second: "req/s",
   goodput: "goodput",
-  output_tokens_per_second: "out tok/s",
+  output_tokens_per_second: "tok/s",
   ttft_p50: "TTFT p50",
   ttft_p99: "TTFT p99",
   tpot_p50: "TPOT p50",
@@ -46,11 +46,15 @@ function serveMetric(about: ServeFigure, rate: string): Metric {
   };
 }
 
-/** A list for each rate; a figure that no cell has (goodput without limits) is left out. */
+/** A list for each rate. A figure that no cell has (goodput without limits) is left out, a column of noughts of tables. */
 export function serveSections(cells: readonly Cell[]): Metric[][] {
   return serveRates(cells).map((rate) =>
-    SERVE_FIGURES.map((about) => serveMetric(about, rate)).filter((metric) =>
-      cells.some((cell) => metric.read(cell) !== undefined),
-    ),
+    SERVE_FIGURES.flatMap((about): Metric[] => {
+      const metric = serveMetric(about, rate);
+      const values = cells.flatMap((cell) => metric.read(cell)?.value ?? []);
+      if (values.length === 0) return [];
+      const dull = about.unit === "count" && values.every((value) => value === 0);
+      return [dull ? { ...metric, forMachines: true } : metric];
+    }),
   );
 }
