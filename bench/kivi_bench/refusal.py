@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 # What vLLM raises when the platform, the backend or the model lacks a cache: it did not break, it is not there.
+_REFUSED = re.compile(r"(?P<why>KIVI refuses: .+?)(?: \[type=\w+, input_value=.*)?$")
 _UNSUPPORTED = (
-    re.compile(r"(?P<why>KIVI refuses: .+)"),
     re.compile(r"NotImplementedError: (?P<why>.+)"),
     re.compile(r"(?P<why>No valid attention backend found.+)"),
     re.compile(r"(?P<why>.*(?:kv_cache_dtype|KV cache dtype|kv cache dtype).* (?:is )?not supported.*)", re.IGNORECASE),
@@ -36,7 +36,11 @@ def classify(log: str) -> tuple[str, str]:
 
     The first exception in the log is the cause; the later ones are its echoes in the processes above.
     """
-    for line in log.splitlines():
+    lines = log.splitlines()
+    # Pydantic says that there is an error before it says which one.
+    if refused := next((match for line in lines if (match := _REFUSED.search(line))), None):
+        return "unsupported", refused["why"].strip()
+    for line in lines:
         for pattern in _UNSUPPORTED:
             if match := pattern.search(line):
                 return "unsupported", match["why"].strip()
