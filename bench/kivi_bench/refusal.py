@@ -1,11 +1,14 @@
 """Tells a cache that this installation cannot run from one that broke."""
 
+import json
 import re
+import sys
+from pathlib import Path
 from typing import get_args
 
 # What vLLM raises when the platform, the backend or the model lacks a cache: it did not break, it is not there.
+_REFUSED = re.compile(r"(?P<why>KIVI refuses: .+?)(?: \[type=\w+, input_value=.*)?$")
 _UNSUPPORTED = (
-    re.compile(r"(?P<why>KIVI refuses: .+)"),
     re.compile(r"NotImplementedError: (?P<why>.+)"),
     re.compile(r"(?P<why>No valid attention backend found.+)"),
     re.compile(r"(?P<why>.*(?:kv_cache_dtype|KV cache dtype|kv cache dtype).* (?:is )?not supported.*)", re.IGNORECASE),
@@ -33,10 +36,20 @@ def classify(log: str) -> tuple[str, str]:
 
     The first exception in the log is the cause; the later ones are its echoes in the processes above.
     """
-    for line in log.splitlines():
+    lines = log.splitlines()
+    # Pydantic says that there is an error before it says which one.
+    if refused := next((match for line in lines if (match := _REFUSED.search(line))), None):
+        return "unsupported", refused["why"].strip()
+    for line in lines:
         for pattern in _UNSUPPORTED:
             if match := pattern.search(line):
                 return "unsupported", match["why"].strip()
         if match := _RAISED.search(line):
             return "failed", match["why"].strip()
     return "failed", "the engine ended without an error message"
+
+
+if __name__ == "__main__":
+    # Of a server, whose log kivi has and no worker: `python refusal.py LOG`.
+    status, reason = classify(Path(sys.argv[1]).read_text(encoding="utf-8", errors="replace"))
+    print(json.dumps({"status": status, "reason": reason}))

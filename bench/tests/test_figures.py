@@ -117,6 +117,11 @@ def test_reports_are_read_from_a_mixed_log() -> None:
             ("unsupported", "KIVI refuses: whisper is an encoder-decoder model"),
         ),
         (
+            "pydantic_core.ValidationError: 1 validation error for VllmConfig\n"
+            "  Value error, KIVI refuses: value_group 24 [type=value_error, input_value=ArgsKwargs(()), input_type=A]",
+            ("unsupported", "KIVI refuses: value_group 24"),
+        ),
+        (
             "ValueError: No valid attention backend found for cuda with head_size 96",
             ("unsupported", "No valid attention backend found for cuda with head_size 96"),
         ),

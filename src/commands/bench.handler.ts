@@ -11,6 +11,7 @@ import {
   prepareMatrix,
 } from "../core/bench/index.js";
 import type { QualitySettings } from "../core/bench/quality.js";
+import type { ServingSettings } from "../core/bench/serving/index.js";
 import {
   configDifferences,
   held,
@@ -117,10 +118,23 @@ function qualitySettings(quality: NonNullable<FileInput["quality"]>): Partial<Qu
   };
 }
 
+function servingSettings(serving: NonNullable<FileInput["serving"]>): Partial<ServingSettings> {
+  const { slo } = serving;
+  return {
+    rates: serving.rates,
+    prompts: serving.prompts,
+    inputTokens: serving["input-tokens"],
+    outputTokens: serving["output-tokens"],
+    repeats: serving.repeats,
+    warmupPrompts: serving["warmup-prompts"],
+    slo: slo && { ttftMs: slo["ttft-ms"], tpotMs: slo["tpot-ms"], e2elMs: slo["e2el-ms"] },
+  };
+}
+
 async function matrixConfig(
   ctx: Context,
   input: Omit<BenchInput, "config" | "failIf">,
-  { kivi, quality }: Pick<FileInput, "kivi" | "quality">,
+  { kivi, quality, serving }: Pick<FileInput, "kivi" | "quality" | "serving">,
 ): Promise<MatrixConfig> {
   const model = modelPath(ctx, input.model);
   if (input.kvMemory !== undefined && input.gpuMemoryUtilization !== undefined) {
@@ -154,6 +168,10 @@ async function matrixConfig(
     windowTokens: input.window,
     maxWindows: input.windows,
     quality: quality === undefined ? undefined : qualitySettings(quality),
+    serving: {
+      ...(serving === undefined ? {} : servingSettings(serving)),
+      ...(input.rates === undefined ? {} : { rates: input.rates }),
+    },
     context: input.context,
     kvMemoryBytes: input.kvMemory,
     gpuMemoryUtilization: input.gpuMemoryUtilization,

@@ -6,6 +6,7 @@ import { byteSize, choice, choiceList, decimal, integer } from "../shared/values
 import { gateFlags, gateList } from "./gates.schema.js";
 import { residualTokens, retiredWindow, windowTokens } from "./kivi-settings.schema.js";
 import { qualitySection } from "./quality-settings.schema.js";
+import { rateList, servingSection } from "./serving-settings.schema.js";
 
 const tokens = () => integer({ min: 1, max: 16_777_216 });
 
@@ -60,11 +61,19 @@ const shared = {
   baseline: z.string().min(1),
 };
 
-export const fileFields = { ...shared, kivi, quality: qualitySection, thresholds: gateList() };
+export const fileFields = {
+  ...shared,
+  kivi,
+  quality: qualitySection,
+  serving: servingSection,
+  thresholds: gateList(),
+};
 
 export const schema = z
   .strictObject({
     ...shared,
+    // A file has them under serving:.
+    rates: rateList,
     config: z.string().min(1),
     failIf: gateFlags(),
     resume: z.boolean(),

@@ -4,10 +4,11 @@ import { defineCommand } from "../shared/command.js";
 
 export const bench = defineCommand({
   name: "bench",
-  summary: "measure bf16, fp8 and KIVI caches: capacity, throughput, perplexity, quality",
+  summary: "measure bf16, fp8 and KIVI caches: capacity, throughput, perplexity, quality, serving",
   description:
     "Runs one fresh vLLM engine for each KV cache with the same memory, and measures how many tokens it holds, how fast " +
-    "it is and what it costs in perplexity, and if asked how far its answers move from those of bf16. The bf16 cache runs first; the table shows ratios to it. The result is saved " +
+    "it is and what it costs in perplexity, and if asked how far its answers move from those of bf16 (quality) and how a " +
+    "server stands up to requests that arrive at given rates (serve, with vLLM's own load client). The bf16 cache runs first; the table shows ratios to it. The result is saved " +
     "after each cell. Exit code 1 when a cell that was asked for could not run, or a condition of --fail-if holds or has " +
     "no figure (kivi gate --help lists the metrics).",
   examples: [
@@ -19,6 +20,10 @@ export const bench = defineCommand({
     {
       command: "kivi bench ./smollm2 --caches bf16,k4v4 --suites quality",
       explanation: "KL divergence, greedy answers and needles in a haystack",
+    },
+    {
+      command: "kivi bench ./smollm2 --caches bf16,k4v4 --suites serve --rates 0.5,2,inf",
+      explanation: "an HTTP server for each cache: requests/s, TTFT, TPOT and ITL at three arrival rates",
     },
     {
       command: "kivi bench ./smollm2 --config matrix.yaml --dry-run",
@@ -52,7 +57,12 @@ export const bench = defineCommand({
       description: "loads as batch x context + new tokens",
       defaultText: "4x1024+32",
     },
-    { flags: "--repeats <number>", description: "samples of each load", defaultText: "3" },
+    { flags: "--repeats <number>", description: "samples of each throughput load", defaultText: "3" },
+    {
+      flags: "--rates <list>",
+      description: "requests a second of the suite serve; inf sends all at once",
+      defaultText: "1,inf on CPU, 2,8,inf on GPU",
+    },
     {
       flags: "--text <file>",
       description: "text for perplexity and quality",
@@ -87,7 +97,7 @@ export const bench = defineCommand({
     {
       flags: "--max-num-seqs <number>",
       description: "sequences at once; KIVI stages for each",
-      defaultText: "16 or the largest batch",
+      defaultText: "16 or the largest batch; serve on GPU: 256",
     },
     {
       flags: "--max-batched-tokens <tokens>",
@@ -122,7 +132,7 @@ export const bench = defineCommand({
     {
       flags: "--config <file>",
       description:
-        "YAML with these names as keys (and kivi: for settings, quality: for sizes, thresholds: for conditions); flags win",
+        "YAML with these names as keys (and kivi: for settings, quality: and serving: for sizes, thresholds: for conditions); flags win",
     },
     { flags: "--dry-run", description: "print the cells, run nothing" },
   ],

@@ -10,7 +10,7 @@ export const gate = defineCommand({
       "counts. CACHE.METRIC drop > NUMBER% (or rise) compares with the earlier result of --baseline.",
     "",
     "Metrics:",
-    ...METRICS.map(({ name, meaning }) => `  ${name.padEnd(29)}${meaning}`),
+    ...METRICS.map(({ name, meaning }) => `  ${name.padEnd(38)}${meaning}`),
   ].join("\n"),
   examples: [
     {

@@ -1,4 +1,5 @@
 import { resolve } from "node:path";
+import { cacheDtype } from "../core/plugin/presets.js";
 import {
   checkPlugin,
   checkPort,
@@ -24,6 +25,7 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   const vllm = requireVllm(venv);
   const settings: ServerSettings = {
     ...input,
+    cacheDtype: cacheDtype(input.preset),
     model: resolveModel(context, input.model),
     vllmArgs: withoutCompiler(context, vllm, input.rest),
   };

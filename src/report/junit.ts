@@ -5,7 +5,7 @@ import { oneLine } from "../shared/one-line.js";
 import { environment, UNLIKE } from "./about.js";
 import { escapeMarkup } from "./escape.js";
 import { findings } from "./findings.js";
-import { type Metric, metricSections, standing } from "./metrics.js";
+import { type Metric, standing, tableSections } from "./metrics.js";
 import { baseline, notMeasured } from "./rows.js";
 
 type Verdict = "passed" | "skipped" | "failure" | "error";
@@ -94,7 +94,7 @@ function testCase(one: Case, set: ResultSet): string[] {
 
 export function renderJunit(report: Report): string {
   const { sets } = report;
-  const metrics = metricSections(sets.map((set) => set.result)).flat();
+  const metrics = tableSections(sets.map((set) => set.result)).flat();
   const facts = environment(report);
   const warnings = findings(report).filter((finding) => finding.level === "warning");
   const suites = sets.map((set, index) => {

@@ -3,7 +3,7 @@ import type { Report } from "../core/report/index.js";
 import { about, differences, environment, UNLIKE } from "./about.js";
 import { escapeMarkdown } from "./escape.js";
 import { type Finding, findings } from "./findings.js";
-import { type Metric, metricSections, standing } from "./metrics.js";
+import { type Metric, standing, tableSections } from "./metrics.js";
 import { type CellRow, cellRows, trouble } from "./rows.js";
 
 function row(cells: readonly string[]): string {
@@ -24,7 +24,7 @@ function figureText(metric: Metric, { cell, base }: CellRow): string {
 
 function figures(report: Report): string[] {
   const several = report.sets.length > 1;
-  const sections = metricSections(report.sets.map((set) => set.result));
+  const sections = tableSections(report.sets.map((set) => set.result));
   const rows = cellRows(report.sets);
   const names = ({ set, cell }: CellRow) => [cell.cache, ...(several ? [escapeMarkdown(set.name)] : [])];
   const head = ["cache", ...(several ? ["result"] : [])];

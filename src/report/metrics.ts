@@ -1,7 +1,9 @@
 /** The figures of a cell, one list for all reporters: name, unit, words, and how one stands to the baseline's. */
 import type { BenchResult, Cell } from "../core/bench/result.js";
 import { bytes, figure, percent, ratio, whole } from "./format.js";
+import { differTooMuch } from "./noise.js";
 import { QUALITY_METRICS } from "./quality.js";
+import { serveSections } from "./serve.js";
 
 export interface Reading {
   /** Null where the engine had no figure: measured, but nothing to divide by. */
@@ -18,6 +20,8 @@ export interface Metric {
   readonly unit: string;
   /** How a cell's figure stands to the baseline's in words; left out where that says nothing. */
   readonly relative?: "ratio" | "percent";
+  /** Left out of tables, which would be too wide with it. */
+  readonly forMachines?: true;
   /** Undefined where it was not measured. */
   read(cell: Cell): Reading | undefined;
 }
@@ -64,16 +68,6 @@ function capacityMetrics(contexts: readonly number[]): Metric[] {
 
 export type Load = NonNullable<Cell["throughput"]>[number];
 
-/** Rates whose samples differ by more than this are of a machine that did something else besides. */
-const NOISY = 0.15;
-
-/** Difference between the slowest and the fastest sample, relative to the middle of the two. */
-function spread(seconds: readonly number[]): number {
-  const most = Math.max(...seconds);
-  const least = Math.min(...seconds);
-  return least <= 0 ? Number.POSITIVE_INFINITY : (most - least) / ((most + least) / 2);
-}
-
 interface Rate {
   readonly name: "prefill" | "decode";
   value(load: Load): number | null;
@@ -94,7 +88,7 @@ export const RATES: readonly Rate[] = [
 ];
 
 export function isNoisy(load: Load, rate: Rate): boolean {
-  return spread(load.samples.map(rate.seconds)) > NOISY;
+  return differTooMuch(load.samples.map(rate.seconds));
 }
 
 function throughputMetrics(shape: string): Metric[] {
@@ -134,7 +128,13 @@ export function metricSections(results: readonly BenchResult[]): Metric[][] {
     ...[...shapes].map(throughputMetrics),
     ...(cells.some((cell) => cell.perplexity) ? [[perplexityMetric]] : []),
     ...(cells.some((cell) => cell.quality) ? [[...QUALITY_METRICS]] : []),
+    ...serveSections(cells),
   ];
+}
+
+/** Those of them that people read. */
+export function tableSections(results: readonly BenchResult[]): Metric[][] {
+  return metricSections(results).map((section) => section.filter((metric) => !metric.forMachines));
 }
 
 /** A cell's standing to the baseline in words; empty where there is none. The baseline differs from itself by nothing. */

@@ -5,8 +5,9 @@ import { oneLine } from "../shared/one-line.js";
 import { about, differences, UNLIKE } from "./about.js";
 import { stagedForFewer } from "./findings.js";
 import { type Grid, layOut, type Row } from "./grid.js";
-import { type Metric, metricSections, standing } from "./metrics.js";
+import { type Metric, standing, tableSections } from "./metrics.js";
 import { type CellRow, cellRows, notMeasured, trouble } from "./rows.js";
+import { SERVE_NOTE } from "./serve.js";
 
 /** Marks up a line; the plain form is the identity. */
 export interface Paint {
@@ -40,8 +41,10 @@ function footnotes(sections: readonly Metric[][], rows: readonly CellRow[], seve
   const ran = rows.filter(({ cell }) => cell.status === "ok");
   const shown = ran.flatMap(({ cell }) => sections.flat().map((metric) => metric.read(cell)?.text ?? ""));
   const rates = ran.some(({ cell }) => cell.throughput !== undefined);
+  const served = ran.some(({ cell }) => cell.serve !== undefined);
   const notes = [
     ...(rates ? ["", "Prefill and decode in tokens/s of the whole engine, medians."] : []),
+    ...(served ? ["", SERVE_NOTE] : []),
     ...(shown.some((text) => text.startsWith("~"))
       ? ["~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats."]
       : []),
@@ -82,7 +85,7 @@ export function renderReport(report: Report, paint: Paint = PLAIN, columns = 120
     lines.push(...differences(changed, sets).map((line) => paint.quiet(`  ${oneLine(line)}`)));
   }
 
-  const sections = metricSections(sets.map((set) => set.result));
+  const sections = tableSections(sets.map((set) => set.result));
   const name = ({ set, cell }: CellRow) => (several ? `${cell.cache}  ${oneLine(set.name)}` : cell.cache);
   const isBad = (index: number): boolean => rows[index]?.cell.status !== "ok";
   const whole = layOut(grid(rows, sections.flat(), name));

@@ -120,6 +120,16 @@ export function savedResult(cells: readonly object[], more: object = {}): BenchR
   });
 }
 
+/** What kivi saved of a real server under vLLM's client, at 1 request/s and all at once. */
+export function serveOf(cache: "bf16" | "k4v4"): Record<string, unknown> {
+  return recorded(`${cache}.serve`);
+}
+
+/** A file as it was recorded. */
+export function recordedText(name: string): string {
+  return readFileSync(new URL(`fixtures/${name}`, import.meta.url), "utf8");
+}
+
 /** What a real worker wrote under `quality` for the same model, in a run of its own. */
 export function qualityOf(cache: "bf16" | "k4v4"): Record<string, unknown> {
   return recorded(`${cache}.quality`);

@@ -26,7 +26,7 @@ describe("the documents", () => {
     "of %s have only gates that can be read",
     (path) => {
       const examples =
-        read(path).match(/\bk\dv\d\.[a-z_]+(\[[^\]]+\])?( drop| rise)? [<>]=? [\d.]+%?/g) ?? [];
+        read(path).match(/\bk\dv\d\.[a-z0-9_]+(\[[^\]]+\])?( drop| rise)? [<>]=? [\d.]+%?/g) ?? [];
       expect(examples.length).toBeGreaterThan(0);
       for (const example of examples) expect(gate(example).text).toBe(example);
     },

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { BenchResult, Cell } from "../../src/core/bench/index.js";
+import { completeServing } from "../../src/core/bench/serving/index.js";
 import { judge, parseGate, requireCoverage } from "../../src/core/gates/index.js";
 import { gate } from "./gate.js";
 import { cell, good, result } from "./results.js";
@@ -90,7 +91,12 @@ describe("a figure of quality", () => {
   });
 
   it("is refused before a run that leaves the suite out", () => {
-    const run = { caches: ["k4v4"], suites: ["capacity"], shapes: [] } as const;
+    const run = {
+      caches: ["k4v4"],
+      suites: ["capacity"],
+      shapes: [],
+      serving: completeServing("cpu"),
+    } as const;
     expect(() => requireCoverage([gate("k4v4.kl_mean > 0.1")], run)).toThrow(
       "no suite quality, only capacity",
     );

@@ -1,6 +1,6 @@
 import { camelKeys } from "../../src/core/bench/names.js";
 import { type BenchResult, type Cell, cellSchema } from "../../src/core/bench/result.js";
-import { qualityOf, savedResult, workerResult } from "../bench/fixtures.js";
+import { qualityOf, savedResult, serveOf, workerResult } from "../bench/fixtures.js";
 
 export type Load = NonNullable<Cell["throughput"]>[number];
 
@@ -14,6 +14,7 @@ export function cell(cache: "bf16" | "fp8" | "k4v4", more: Partial<Cell> = {}): 
     ...own,
     perplexity: text,
     quality: cache === "fp8" ? undefined : camelKeys(qualityOf(cache)),
+    serve: cache === "fp8" ? undefined : serveOf(cache),
     key: cache,
     cacheDtype: cache,
     optional: false,

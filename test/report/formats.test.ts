@@ -150,6 +150,7 @@ describe("Markdown", () => {
       | perplexity text | sha256 0690908f6d3c |
       | quality setup | unknown |
       | quality text | unknown |
+      | serving setup | unknown |
       | vLLM | 0.26.0 |
       | torch | 2.11.0+cu130 |
       | Python | 3.11.7 |

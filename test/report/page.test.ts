@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { serveOf } from "../bench/fixtures.js";
 import { temporaryFolder } from "../helpers/cli.js";
 import { cell, result, save, troubled } from "./results.js";
 import { report } from "./run.js";
@@ -44,6 +45,10 @@ describe.skipIf(found === undefined)(title, () => {
         cells: ["bf16", "k4v4"].map((cache) => cell(cache as "bf16", {}, [{ batch: 16, context: 512 }])),
       }),
     );
+    const servers = ["bf16", "k4v4"].map((cache) =>
+      cell(cache as "bf16", { serve: serveOf(cache as "bf16") }, []),
+    );
+    save(home, "served.json", result({ cells: servers, suites: ["capacity", "perplexity", "serve"] }));
     browser = await chromium.launch({ executablePath: pathOf(found ?? ""), args: ["--no-sandbox"] });
   });
   afterAll(async () => browser?.close());
@@ -127,6 +132,23 @@ describe.skipIf(found === undefined)(title, () => {
     expect(lost.troubles).toEqual([]);
   });
 
+  it("draws servers under load against the rate", async () => {
+    const { page, troubles } = await open(["served.json"]);
+    expect((await captions(page)).slice(2)).toEqual([
+      "Requests served",
+      "Tokens served",
+      "Time to first token, 99th percentile",
+      "Time between tokens, 99th percentile",
+    ]);
+    const requests = page.locator("figure").nth(2);
+    expect(await requests.locator("svg .role-mark.mark-symbol path").count()).toBe(4);
+    const labels = requests.locator("svg .role-axis-label text");
+    expect((await labels.allTextContents()).filter((text) => text === "1" || text === "inf")).toContain(
+      "inf",
+    );
+    expect(troubles).toEqual([]);
+  });
+
   it("sorts its cells by a column, both ways, those without a figure last", async () => {
     const { page } = await open([`${long}.json`]);
     const caches = () => page.locator(".cells tbody tr td:first-child").allTextContents();
@@ -193,7 +215,7 @@ describe.skipIf(found === undefined)(title, () => {
     [390, "light"],
     [390, "dark"],
   ] as const)("is readable at %d pixels in %s", async (width, scheme) => {
-    const { page, troubles } = await open(["one.json", `${long}.json`], width, scheme);
+    const { page, troubles } = await open(["one.json", "served.json", `${long}.json`], width, scheme);
     // Wide tables scroll in their frames, not the page.
     expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBe(width);
     for (const selector of [

@@ -1,5 +1,5 @@
 import { mkdir, readFile, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { writeJsonAtomic } from "../../shared/atomic.js";
 import type { Context } from "../../shared/context.js";
 import { messageOf, systemCode } from "../../shared/errors.js";
@@ -7,6 +7,7 @@ import type { Finished } from "../../shared/process.js";
 import type { PlannedCell } from "./matrix.js";
 import { camelKeys } from "./names.js";
 import { type Cell, type WorkerResult, workerResultSchema } from "./result.js";
+import { NotServing, type Served, type ServingPlan, serveAndMeasure, serverLog } from "./serving/index.js";
 
 /** One line of a worker's standard output. */
 export interface WorkerEvent {
@@ -65,6 +66,12 @@ export async function runCell(ctx: Context, planned: PlannedCell, options: CellO
       },
     },
   );
+  const measured = await withServing(
+    ctx,
+    planned,
+    await outcome(planned, finished, options.timeoutMs),
+    options,
+  );
   return {
     key: planned.key,
     cache: planned.cache,
@@ -73,8 +80,71 @@ export async function runCell(ctx: Context, planned: PlannedCell, options: CellO
     startedAt: new Date(startedAt).toISOString(),
     seconds: (ctx.clock.now() - startedAt) / 1000,
     log: planned.spec.log,
-    ...(await outcome(planned, finished, options.timeoutMs)),
+    ...measured,
   };
+}
+
+/** Adds the figures of the suite `serve`, or why there are none, to what the worker measured. */
+async function withServing(
+  ctx: Context,
+  { serving, spec }: PlannedCell,
+  worker: WorkerResult,
+  { timeoutMs, onEvent }: CellOptions,
+): Promise<WorkerResult & { readonly log?: string }> {
+  if (serving === undefined || worker.status !== "ok") return worker;
+  try {
+    const { serve, cache, report } = await serveAndMeasure(ctx, serving, {
+      env: WORKER_ENVIRONMENT,
+      timeoutMs,
+      onProgress: (detail, step, steps) => onEvent({ phase: "serve", detail, step, steps }),
+    });
+    return {
+      startSeconds: serve.startSeconds,
+      engine: servedEngine(spec.engine, cache, report),
+      kivi: report && { ...report },
+      ...worker,
+      serve,
+    };
+  } catch (error) {
+    ctx.signal.throwIfAborted();
+    const log = serverLog(serving);
+    const status = error instanceof NotServing ? await refusal(ctx, serving, log) : {};
+    return { ...worker, status: "failed", reason: messageOf(error), ...status, log };
+  }
+}
+
+/** The worker's engine facts, for a cell whose only engine is the server's. */
+function servedEngine(
+  asked: Readonly<Record<string, unknown>>,
+  { blockSize, prefixCaching }: Served["cache"],
+  report: Served["report"],
+): WorkerResult["engine"] {
+  return {
+    blockSize: blockSize ?? 0,
+    maxModelLen: Number(asked.max_model_len),
+    maxNumSeqs: report?.stagingSlots ?? Number(asked.max_num_seqs),
+    maxNumBatchedTokens: Number(asked.max_num_batched_tokens),
+    enforceEager: asked.enforce_eager === true,
+    dtype: String(asked.dtype),
+    prefixCaching,
+    tensorParallelSize: Number(asked.tensor_parallel_size),
+  };
+}
+
+/** Status and reason of a server that this installation cannot run, told from its log as for a worker's engine. */
+async function refusal(
+  ctx: Context,
+  { venv, script }: ServingPlan,
+  log: string,
+): Promise<Partial<Pick<WorkerResult, "status" | "reason">>> {
+  const reader = join(dirname(script), "kivi_bench", "refusal.py");
+  const { exitCode, stdout } = await ctx.runner.run(
+    { argv: [venv.python, reader, log], readOnly: true },
+    { signal: ctx.signal, timeoutMs: 60_000 },
+  );
+  if (exitCode !== 0) return {};
+  const told = JSON.parse(stdout) as { status: WorkerResult["status"]; reason: string };
+  return told.status === "unsupported" ? told : {};
 }
 
 async function outcome(

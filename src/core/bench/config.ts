@@ -1,12 +1,13 @@
 import type { KiviSettings } from "../plugin/settings.js";
 import { CACHE_NAMES, type CacheName } from "./caches.js";
 import { completeQuality, longestSequence, type QualitySettings } from "./quality.js";
+import { completeServing, type ServingSettings } from "./serving/settings.js";
 import type { Shape } from "./shapes.js";
 
-export const SUITES = ["capacity", "throughput", "perplexity", "quality"] as const;
+export const SUITES = ["capacity", "throughput", "perplexity", "quality", "serve"] as const;
 export type Suite = (typeof SUITES)[number];
 
-/** What runs unless suites are named: quality takes as long as these together, and longer sequences. */
+/** What runs unless suites are named: quality and serve each take as long as these together, or longer. */
 export const DEFAULT_SUITES: readonly Suite[] = ["capacity", "throughput", "perplexity"];
 
 export type Device = "cpu" | "cuda";
@@ -30,6 +31,7 @@ export interface MatrixConfig {
   readonly windowTokens: number;
   readonly maxWindows: number;
   readonly quality: QualitySettings;
+  readonly serving: ServingSettings;
   /** Tokens of a sequence at which concurrency is counted. */
   readonly context: number;
   /** Memory for the cache of every cell; KIVI's staging is paid from it too. */
@@ -55,9 +57,13 @@ export interface MatrixConfig {
 type Derived = "context" | "maxModelLen" | "maxNumSeqs";
 type Required_ = "python" | "device" | "model" | "output" | "text";
 export type MatrixRequest = Pick<MatrixConfig, Required_> &
-  Partial<Omit<MatrixConfig, "quality">> & { readonly quality?: Partial<QualitySettings> | undefined };
+  Partial<Omit<MatrixConfig, "quality" | "serving">> & {
+    readonly quality?: Partial<QualitySettings> | undefined;
+    readonly serving?: Partial<ServingSettings> | undefined;
+  };
 
 const ROUND = 128;
+const GPU_SERVER_SEQS = 256;
 
 function defined<T extends object>(values: T): Partial<T> {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>;
@@ -84,17 +90,22 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
     resume: false,
     ...(given as Pick<MatrixConfig, Required_>),
     quality: completeQuality(request.device, defined(request.quality ?? {})),
+    serving: completeServing(request.device, defined(request.serving ?? {})),
   };
   const loads = settled.suites.includes("throughput") ? settled.shapes : [];
   const longest = Math.max(0, ...loads.map((shape) => shape.context + shape.new + 1));
   const scored = settled.suites.includes("perplexity") ? settled.windowTokens + 1 : 0;
   const compared = settled.suites.includes("quality") ? longestSequence(settled.quality) : 0;
-  const needed = Math.max(longest, scored, compared, ROUND);
+  const serves = settled.suites.includes("serve");
+  const served = serves ? settled.serving.inputTokens + settled.serving.outputTokens : 0;
+  const needed = Math.max(longest, scored, compared, served, ROUND);
   const length = request.maxModelLen ?? Math.ceil(needed / ROUND) * ROUND;
+  // Fewer sequences than a cache holds would hide what it is worth under load.
+  const least = serves && !cpu ? GPU_SERVER_SEQS : 16;
   return {
     ...settled,
     maxModelLen: length,
-    maxNumSeqs: request.maxNumSeqs ?? Math.max(16, ...loads.map((shape) => shape.batch)),
+    maxNumSeqs: request.maxNumSeqs ?? Math.max(least, ...loads.map((shape) => shape.batch)),
     context: request.context ?? length,
   };
 }

@@ -40,13 +40,14 @@ const TOKENIZER = /^(tokenizer.*|vocab\..*|spiece\.model|tekken\.json|.*\.tiktok
 
 /** Refuses a model folder whose text nothing can turn into tokens. A name on the hub is left to vLLM. */
 export async function requireTokenizer({ model, suites }: MatrixConfig): Promise<void> {
-  if (!suites.includes("quality")) return;
+  const needs = suites.filter((suite) => suite === "quality" || suite === "serve");
+  if (needs.length === 0) return;
   const folder = await stat(model).catch(() => undefined);
   if (!folder?.isDirectory()) return;
   if ((await readdir(model)).some((name) => TOKENIZER.test(name))) return;
   throw usageError(
     "tokenizer-missing",
-    `${model} has no tokenizer, which the suite quality needs to make its prompts.`,
-    "Put the model's tokenizer files (tokenizer.json) there, or leave quality out of --suites.",
+    `${model} has no tokenizer, which the suite ${needs[0]} needs to make its prompts.`,
+    `Put the model's tokenizer files (tokenizer.json) there, or leave ${needs.join(" and ")} out of --suites.`,
   );
 }

@@ -1,10 +1,14 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { pluginSettings } from "../plugin/settings.js";
+import type { Venv } from "../venv/index.js";
+import { requireVllm } from "../venv/index.js";
 import { BASELINE, type CacheName, cacheKind } from "./caches.js";
 import type { MatrixConfig } from "./config.js";
 import type { Environment } from "./environment.js";
 import { qualitySpec } from "./quality.js";
+import type { ServingPlan } from "./serving/index.js";
+import { serverArguments } from "./serving/server-arguments.js";
 
 /** The JSON document a worker is given (bench/kivi_bench/spec.py). */
 export interface CellSpec {
@@ -29,6 +33,8 @@ export interface PlannedCell {
   readonly spec: CellSpec;
   readonly specPath: string;
   readonly argv: readonly [string, ...string[]];
+  /** The suite `serve`, which runs after the worker and its engine have ended. */
+  readonly serving?: ServingPlan | undefined;
 }
 
 /** Keyword arguments of `vllm.LLM`, the same for every cell but for KIVI's own settings. */
@@ -54,7 +60,7 @@ function engineArguments(config: MatrixConfig, cache: CacheName): Record<string,
 
 /** What two runs must share for one to stand for the other. */
 function cellKey(
-  spec: Omit<CellSpec, "log" | "result" | "reference">,
+  spec: Omit<CellSpec, "log" | "result" | "reference"> & { readonly serving?: object },
   environment: Environment,
   model: string,
   text: string,
@@ -66,7 +72,16 @@ function cellKey(
 /** The cells in the order they run: the baseline first, each cache once. */
 export function planCells(
   config: MatrixConfig,
-  about: { environment: Environment; model: string; text: string; worker: string; folder: string },
+  about: {
+    environment: Environment;
+    model: string;
+    text: string;
+    /** Folder of the scripts that measure. */
+    bench: string;
+    folder: string;
+    /** Opened where a server is to be started. */
+    venv?: Venv | undefined;
+  },
 ): PlannedCell[] {
   const caches = [...new Set([BASELINE, ...config.caches])];
   return caches.map((cache) => {
@@ -75,7 +90,8 @@ export function planCells(
       cache_dtype: cacheKind(cache).dtype,
       engine: engineArguments(config, cache),
       context: config.context,
-      suites: config.suites,
+      // The worker serves nothing: alone, it says which machine this is and whether vLLM has the cache.
+      suites: config.suites.filter((suite) => suite !== "serve"),
       ...(config.suites.includes("throughput")
         ? { throughput: { shapes: config.shapes, repeats: config.repeats, seed: config.seed } }
         : {}),
@@ -86,10 +102,11 @@ export function planCells(
         ? { quality: qualitySpec(config.quality, config.text, config.seed) }
         : {}),
     };
+    const serves = config.suites.includes("serve") ? { serving: config.serving } : {};
     const specPath = join(about.folder, `${cache}.spec.json`);
     return {
       cache,
-      key: cellKey(what, about.environment, about.model, about.text),
+      key: cellKey({ ...what, ...serves }, about.environment, about.model, about.text),
       optional: config.optional.includes(cache),
       spec: {
         ...what,
@@ -98,7 +115,33 @@ export function planCells(
         result: join(about.folder, `${cache}.result.json`),
       },
       specPath,
-      argv: [config.python, about.worker, specPath],
+      argv: [config.python, join(about.bench, "cell.py"), specPath],
+      serving: about.venv && servingPlan(config, cache, about.venv, about),
     };
   });
+}
+
+/** The server gets what the worker's engine gets. */
+function servingPlan(
+  config: MatrixConfig,
+  cache: CacheName,
+  venv: Venv,
+  { bench, folder }: { bench: string; folder: string },
+): ServingPlan {
+  const { dtype, kivi } = cacheKind(cache);
+  return {
+    venv,
+    vllm: requireVllm(venv),
+    server: {
+      ...(kivi ? config.kivi : {}),
+      model: config.model,
+      cacheDtype: dtype,
+      vllmArgs: serverArguments(engineArguments(config, cache)),
+    },
+    load: config.serving,
+    seed: config.seed,
+    script: join(bench, "client.py"),
+    folder,
+    name: cache,
+  };
 }

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { CACHE_NAMES } from "./caches.js";
 import { SUITES } from "./config.js";
+import { serveSchema } from "./serving/schema.js";
 
 export const SCHEMA_VERSION = 1;
 export const RESULT_KIND = "kivi-bench";
@@ -126,6 +127,8 @@ export const workerResultSchema = z.object({
   perplexity: perplexity.optional(),
   /** Not in the results of earlier versions. */
   quality: quality.optional(),
+  /** Written by kivi itself, beside what the worker says. */
+  serve: serveSchema.optional(),
 });
 
 export const cellSchema = workerResultSchema.extend({

@@ -3,6 +3,7 @@ import type { Context } from "../../shared/context.js";
 import { childError, environmentError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
 import { seconds } from "../../shared/progress.js";
+import { openVenv } from "../venv/index.js";
 import { BASELINE, cacheKind } from "./caches.js";
 import { runCell, type WorkerEvent } from "./cell.js";
 import type { MatrixConfig } from "./config.js";
@@ -13,6 +14,7 @@ import { type PlannedCell, planCells } from "./matrix.js";
 import { shareReference } from "./reference.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
 import { checkWritable, readResult, writeResult } from "./result-file.js";
+import { rateName } from "./serving/index.js";
 
 /** Where a running matrix is; `cell` counts from 1. */
 export interface MatrixProgress {
@@ -71,8 +73,9 @@ export async function prepareMatrix(
     environment,
     model: fingerprint,
     text: await textHash(config),
-    worker: join(ctx.paths.bench, "cell.py"),
+    bench: ctx.paths.bench,
     folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
+    venv: config.suites.includes("serve") ? await openVenv(ctx, join(config.python, "..", "..")) : undefined,
   });
   const earlier = await readResult(config.output);
   const found = new Map(
@@ -145,7 +148,9 @@ class Matrix implements PreparedMatrix {
     const kept = this.kept.get(cell.key);
     // From the start, so that an interrupted run loses nothing that an earlier one measured.
     if (kept !== undefined) this.#measured.set(cell.cache, { ...kept, optional: cell.optional });
-    const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}`;
+    const load = cell.serving?.load.rates.map(rateName).join(", ");
+    const served = load === undefined ? "" : `, then a server at ${load} requests/s`;
+    const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}${served}`;
     if (kept !== undefined) {
       return {
         title: `${title} (kept from ${this.config.output})`,

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { type BenchResult, completeConfig, runMatrix } from "../bench/index.js";
+import { cacheDtype } from "../plugin/presets.js";
 import { type CacheReport, defaultLogFile, freePort, type Server, startServer } from "../server/index.js";
 import { requireVllm } from "../venv/index.js";
 import { type Answer, ask } from "./ask.js";
@@ -68,7 +69,7 @@ async function serveAndAsk(
     model: model.path,
     host: HOST,
     port: await freePort(HOST),
-    preset: "k4v4",
+    cacheDtype: cacheDtype("k4v4"),
     vllmArgs: SERVER_ARGS,
   } as const;
   const request = {

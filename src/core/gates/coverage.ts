@@ -3,16 +3,14 @@ import { usageError } from "../../shared/errors.js";
 import { didYouMean } from "../../shared/suggest.js";
 import { BASELINE } from "../bench/caches.js";
 import type { MatrixConfig } from "../bench/config.js";
-import { shapeName } from "../bench/shapes.js";
 import type { Gate } from "./parse.js";
 
 /** A gate on what the matrix does not measure is a slip, not a finding. */
 export function requireCoverage(
   gates: readonly Gate[],
-  config: Pick<MatrixConfig, "caches" | "suites" | "shapes">,
+  config: Pick<MatrixConfig, "caches" | "suites" | "shapes" | "serving">,
 ): void {
   const caches = [...new Set([BASELINE, ...config.caches])];
-  const shapes = config.shapes.map(shapeName);
   const problems = gates.flatMap(({ text, cache, metric, shape }) => {
     const found: string[] = [];
     const add = (what: string, word: string, known: readonly string[]): void => {
@@ -23,11 +21,11 @@ export function requireCoverage(
     };
     add("cache", cache, caches);
     if (metric.suite !== undefined) add("suite", metric.suite, config.suites);
-    if (shape !== undefined) add("load", shape, shapes);
+    if (shape !== undefined) add("load", shape, metric.loads?.planned(config) ?? []);
     return found;
   });
   if (problems.length === 0) return;
-  const hint = "Correct the gate, or measure it with --caches, --suites and --shapes.";
+  const hint = "Correct the gate, or measure it with --caches, --suites, --shapes and --rates.";
   throw usageError("gate-not-measured", problems.join("\n"), hint, { details: { problems } });
 }
 

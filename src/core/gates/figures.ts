@@ -26,7 +26,7 @@ export function readGate(
   const compared = gate.change === undefined || baseline === undefined ? [] : [baseline];
   const shapes = loads(gate, [result, ...compared]);
   if (shapes.length === 0) {
-    return [{ shape: undefined, reading: { missing: "the result has no throughput" } }];
+    return [{ shape: undefined, reading: { missing: `the result has no ${gate.metric.suite}` } }];
   }
   return shapes.map((shape) => ({
     shape,
@@ -37,10 +37,9 @@ export function readGate(
 
 /** The loads to judge: the one that is named, or all that any cell was measured under. */
 function loads(gate: Gate, results: readonly BenchResult[]): (string | undefined)[] {
-  if (!gate.metric.perShape) return [undefined];
+  if (gate.metric.loads === undefined) return [undefined];
   if (gate.shape !== undefined) return [gate.shape];
-  const cells = results.flatMap((result) => result.cells);
-  return [...new Set(cells.flatMap((cell) => cell.throughput?.map((load) => load.shape) ?? []))];
+  return gate.metric.loads.measured(results.flatMap((result) => result.cells));
 }
 
 function findCell(result: BenchResult, cache: CacheName): Cell | Missing {

@@ -1,7 +1,8 @@
 /** What a metric of a gate is; the list of them is in metrics.ts. */
 import type { Suite } from "../bench/config.js";
 import type { Cell } from "../bench/result.js";
-import type { Reading } from "./reading.js";
+import type { Loads } from "./loads.js";
+import { quotient, type Reading } from "./reading.js";
 
 export interface Metric {
   readonly name: string;
@@ -9,8 +10,8 @@ export interface Metric {
   readonly meaning: string;
   /** What has to be measured for it; every cell has a figure of no suite. */
   readonly suite: Suite | undefined;
-  /** Has a figure for each load, named as `[4x1024+32]`. */
-  readonly perShape: boolean;
+  /** Has a figure for each of these. */
+  readonly loads: Loads | undefined;
   /** Compares with the bf16 cell of the same result. */
   readonly relative: boolean;
   /** Is a change in percent already. */
@@ -24,7 +25,12 @@ export interface Metric {
 type Basic = Pick<Metric, "name" | "meaning" | "suite" | "read"> & Partial<Metric>;
 
 export function metric(about: Basic): Metric {
-  return { perShape: false, relative: false, percent: false, conditions: () => ({}), ...about };
+  return { loads: undefined, relative: false, percent: false, conditions: () => ({}), ...about };
+}
+
+/** The figure of a cell over that of the baseline's. */
+export function againstBase(read: Metric["read"]): Metric["read"] {
+  return (cell, base, shape) => quotient(read(cell, base, shape), read(base, base, shape));
 }
 
 export function without(cell: Cell, what: string): Reading {

@@ -1,20 +1,17 @@
 /** The closed list of figures that a gate can name, each read from one cell of a saved result. */
 import { BASELINE } from "../bench/caches.js";
 import type { Cell } from "../bench/result.js";
-import { type Metric, metric, unlikeConditions, without } from "./metric.js";
+import { SHAPES } from "./loads.js";
+import { againstBase, type Metric, metric, unlikeConditions, without } from "./metric.js";
 import { QUALITY_METRICS } from "./quality.js";
-import { asRise, counted, type Found, isMissing, quotient, timed } from "./reading.js";
+import { asRise, counted, type Found, isMissing, timed } from "./reading.js";
+import { SERVE_METRICS } from "./serve.js";
 
 type Load = NonNullable<Cell["throughput"]>[number];
 type Capacity = NonNullable<Cell["capacity"]>;
 
 function ofCapacity(read: (capacity: Capacity) => number): Metric["read"] {
   return (cell) => (cell.capacity === undefined ? without(cell, "capacity") : counted(read(cell.capacity)));
-}
-
-/** The figure of a cell over that of the baseline's. */
-function againstBase(read: Metric["read"]): Metric["read"] {
-  return (cell, base, shape) => quotient(read(cell, base, shape), read(base, base, shape));
 }
 
 /** Equal shares of a GPU need not be equal bytes; past this difference, the ratio says so. */
@@ -129,14 +126,14 @@ export const METRICS: readonly Metric[] = [
     name: "prefill_tokens_per_second",
     meaning: "prompt tokens a second, for each load",
     suite: "throughput",
-    perShape: true,
+    loads: SHAPES,
     read: prefill,
   }),
   metric({
     name: "prefill_ratio",
     meaning: "the same over that of bf16, for each load",
     suite: "throughput",
-    perShape: true,
+    loads: SHAPES,
     relative: true,
     read: againstBase(prefill),
   }),
@@ -144,14 +141,14 @@ export const METRICS: readonly Metric[] = [
     name: "decode_tokens_per_second",
     meaning: "generated tokens a second, for each load",
     suite: "throughput",
-    perShape: true,
+    loads: SHAPES,
     read: decode,
   }),
   metric({
     name: "decode_ratio",
     meaning: "the same over that of bf16, for each load",
     suite: "throughput",
-    perShape: true,
+    loads: SHAPES,
     relative: true,
     read: againstBase(decode),
   }),
@@ -166,6 +163,7 @@ export const METRICS: readonly Metric[] = [
     read: perplexityIncrease,
   }),
   ...QUALITY_METRICS,
+  ...SERVE_METRICS,
   metric({
     name: "start_seconds",
     meaning: "seconds until the engine was ready",

@@ -5,7 +5,6 @@
 import { didYouMean } from "../../shared/suggest.js";
 import { decimal } from "../../shared/values.js";
 import { BASELINE, CACHE_NAMES, type CacheName } from "../bench/caches.js";
-import { parseShape } from "../bench/shapes.js";
 import type { Metric } from "./metric.js";
 import { METRIC_NAMES, METRICS } from "./metrics.js";
 
@@ -78,11 +77,12 @@ export function parseGate(typed: string): ParsedGate {
   const limit = readLimit(parts.limit ?? "", parts.change !== undefined, metric, problems);
 
   const { shape } = parts;
-  if (shape !== undefined && parseShape(shape) === undefined) {
-    problems.push(`expected a load such as [4x1024+32], found "[${shape}]"`);
-  }
-  if (shape !== undefined && metric?.perShape === false) {
-    problems.push(`${metric.name} has no loads: leave [${shape}] out`);
+  if (shape !== undefined && metric !== undefined) {
+    if (metric.loads === undefined) {
+      problems.push(`${metric.name} has no loads: leave [${shape}] out`);
+    } else if (!metric.loads.isName(shape)) {
+      problems.push(`expected a load such as ${metric.loads.example}, found "[${shape}]"`);
+    }
   }
   if (metric?.relative && cache === BASELINE) {
     problems.push(`${metric.name} compares with ${BASELINE}, which cannot differ from itself`);

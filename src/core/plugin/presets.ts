@@ -51,7 +51,14 @@ export type PresetName = keyof typeof PRESETS;
 
 export const PRESET_NAMES = Object.keys(PRESETS) as [PresetName, ...PresetName[]];
 
+const DTYPE_PREFIX = "kivi_";
+
 /** What vLLM calls the cache: the value of `--kv-cache-dtype`. */
 export function cacheDtype(preset: PresetName): string {
-  return `kivi_${preset}`;
+  return `${DTYPE_PREFIX}${preset}`;
+}
+
+/** True for a cache that the plugin serves. */
+export function isKiviDtype(dtype: string): boolean {
+  return dtype.startsWith(DTYPE_PREFIX);
 }

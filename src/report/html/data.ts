@@ -1,10 +1,12 @@
 /** The points of the plots, read from the results: what is drawn, not how. */
 import { CACHE_NAMES, type CacheName } from "../../core/bench/caches.js";
+import { median, samples, serveFigure } from "../../core/bench/serving/index.js";
 import type { Report, ResultSet } from "../../core/report/index.js";
 import { oneLine } from "../../shared/one-line.js";
 import { figure, percent, ratio } from "../format.js";
 import { type Load, RATES } from "../metrics.js";
 import { type CellRow, cellRows } from "../rows.js";
+import { serveRates } from "../serve.js";
 
 export interface Bar {
   readonly cache: CacheName;
@@ -111,6 +113,42 @@ export function speeds(report: Report): Speed[] {
       ];
     }),
   );
+}
+
+/** A figure of the suite `serve` against the rate of requests, which are steps: "all at once" has no number. */
+export interface Serving {
+  readonly title: string;
+  readonly unit: string;
+  readonly rates: readonly string[];
+  readonly points: readonly Point[];
+}
+
+const SERVED: readonly { figure: string; title: string }[] = [
+  { figure: "requests_per_second", title: "Requests served" },
+  { figure: "output_tokens_per_second", title: "Tokens served" },
+  { figure: "ttft_p99", title: "Time to first token, 99th percentile" },
+  { figure: "itl_p99", title: "Time between tokens, 99th percentile" },
+];
+
+/** One rate alone has no curve. */
+export function servings(report: Report): Serving[] {
+  const rows = ran(report);
+  const rates = serveRates(rows.map(({ cell }) => cell));
+  if (rates.length < 2) return [];
+  return SERVED.map(({ figure: name, title }) => {
+    const about = serveFigure(name);
+    const points = rows.flatMap((row) =>
+      rates.flatMap((rate, x): Point[] => {
+        const values = row.cell.serve && samples(row.cell.serve, rate, about);
+        if (values === undefined) return [];
+        const y = median(values);
+        const { cell, set } = row;
+        const text = `${barName(row, report)}, ${rate} requests/s: ${figure(y)} ${about.unit}`;
+        return [{ cache: cell.cache, set: setName(set, report), x, y, text }];
+      }),
+    );
+    return { title, unit: about.unit, rates, points };
+  });
 }
 
 /** What a cache costs in memory and in quality: bytes per token, and perplexity over the baseline's in percent. */

@@ -6,6 +6,7 @@ import type { Report, ResultSet } from "../../core/report/index.js";
 import { oneLine } from "../../shared/one-line.js";
 import { about, differences, UNLIKE } from "../about.js";
 import { findings } from "../findings.js";
+import { SERVE_NOTE } from "../serve.js";
 import { draw } from "./draw.js";
 import { Html, html, NOTHING } from "./markup.js";
 import { plots } from "./plots.js";
@@ -87,7 +88,11 @@ ${warnings(report)}
 ${await figures(report)}
 <h2>All cells</h2>
 ${cellsTable(report)}
-<p class="quiet">Prefill and decode in tokens/s of the whole engine, medians. ~ samples differ by more than 15 %. * more tokens than the cache holds.</p>
+<p class="quiet">Prefill and decode in tokens/s of the whole engine, medians. ~ samples differ by more than 15 %. * more tokens than the cache holds.${
+    report.sets.some(({ result }) => result.cells.some((cell) => cell.serve !== undefined))
+      ? html` ${SERVE_NOTE}`
+      : NOTHING
+  }</p>
 <h2>Environment</h2>
 ${environmentTable(report)}
 <footer>Measured by kivi bench, ${updated}; rendered by kivi report.</footer>

@@ -2,8 +2,8 @@
 import type { Spec } from "vega";
 import type { Report } from "../../core/report/index.js";
 import { whole } from "../format.js";
-import { capacityBars, qualityPoints, type Speed, speeds } from "./data.js";
-import { barSpec, curveSpec, qualitySpec } from "./spec.js";
+import { capacityBars, qualityPoints, type Serving, type Speed, servings, speeds } from "./data.js";
+import { barSpec, curveSpec, qualitySpec, servingSpec } from "./spec.js";
 
 export interface Plot {
   readonly title: string;
@@ -23,6 +23,12 @@ function speedPlot(speed: Speed): Plot {
   return { title, note: prompts, spec: curveSpec(speed, `${title}, ${prompts}`) };
 }
 
+function servingPlot(serving: Serving): Plot {
+  const { title, unit } = serving;
+  const note = `${unit}, against the rate at which requests arrive`;
+  return { title, note, spec: servingSpec(serving, `${title}, ${note}`) };
+}
+
 export function plots(report: Report): Plot[] {
   const bars = capacityBars(report);
   const points = qualityPoints(report);
@@ -40,5 +46,6 @@ export function plots(report: Report): Plot[] {
       ? []
       : [{ ...quality, spec: qualitySpec(points, quality.title) }]),
     ...speeds(report).map(speedPlot),
+    ...servings(report).map(servingPlot),
   ];
 }

@@ -1,7 +1,7 @@
 /** The plots as Vega specifications. Colours are CSS variables of the page, so that one drawing serves light and dark. */
 import type { Axis, Legend, Mark, Scale, Spec } from "vega";
 import { CACHE_NAMES, type CacheName } from "../../core/bench/caches.js";
-import { type Bar, type Point, paretoFront, type Speed } from "./data.js";
+import { type Bar, type Point, paretoFront, type Serving, type Speed } from "./data.js";
 
 /** About the width of a phone, so that letters are shown there in their own size. */
 const WIDTH = 350;
@@ -193,26 +193,53 @@ const figureAxis = (title: string): Axis => ({
 
 /** Rate against batch: a curve for each cache and result. */
 export function curveSpec(speed: Speed, description: string): Spec {
-  const { scales, colourLegend, setLegends } = series(speed.points);
+  return linesSpec(speed.points, description, {
+    unit: "tokens/s",
+    scale: { name: "x", type: "log", base: 2, range: "width", domain: { data: "points", field: "x" } },
+    axis: {
+      orient: "bottom",
+      scale: "x",
+      title: "sequences in the batch",
+      values: [...speed.batches],
+      format: "d",
+    } as Axis,
+  });
+}
+
+/** A figure of a server against the rate of requests. */
+export function servingSpec({ points, rates, unit }: Serving, description: string): Spec {
+  return linesSpec(points, description, {
+    unit,
+    scale: {
+      name: "x",
+      type: "linear",
+      range: "width",
+      domain: [0, rates.length - 1],
+      padding: 12,
+      zero: false,
+    },
+    axis: {
+      orient: "bottom",
+      scale: "x",
+      title: "requests/s that arrive (inf: all at once)",
+      values: rates.map((_, index) => index),
+      encode: { labels: { update: { text: { signal: `${JSON.stringify(rates)}[datum.value]` } } } },
+    },
+  });
+}
+
+function linesSpec(
+  points: readonly Point[],
+  description: string,
+  x: { readonly unit: string; readonly scale: Scale; readonly axis: Axis },
+): Spec {
+  const { scales, colourLegend, setLegends } = series(points);
   return {
     ...base(description),
     height: HEIGHT,
-    data: [{ name: "points", values: [...speed.points] }],
-    scales: [
-      ...scales,
-      { name: "x", type: "log", base: 2, range: "width", domain: { data: "points", field: "x" } },
-      FIGURE_SCALE,
-    ],
-    axes: [
-      figureAxis("tokens/s"),
-      {
-        orient: "bottom",
-        scale: "x",
-        title: "sequences in the batch",
-        values: [...speed.batches],
-        format: "d",
-      } as Axis,
-    ],
+    data: [{ name: "points", values: [...points] }],
+    scales: [...scales, x.scale, FIGURE_SCALE],
+    axes: [figureAxis(x.unit), x.axis],
     legends: [colourLegend, ...setLegends],
     marks: [
       {

@@ -1,7 +1,7 @@
 import type { Report } from "../../core/report/index.js";
 import { oneLine } from "../../shared/one-line.js";
 import { environment } from "../about.js";
-import { type Metric, metricSections, standing } from "../metrics.js";
+import { type Metric, standing, tableSections } from "../metrics.js";
 import { type CellRow, cellRows } from "../rows.js";
 import { type Html, html, NOTHING } from "./markup.js";
 
@@ -23,7 +23,7 @@ function figureCell(metric: Metric, { cell, base }: CellRow): Html {
 export function cellsTable(report: Report): Html {
   const several = report.sets.length > 1;
   const rows = cellRows(report.sets);
-  const metrics = metricSections(report.sets.map((set) => set.result)).flat();
+  const metrics = tableSections(report.sets.map((set) => set.result)).flat();
   const reasons = rows.some(({ cell }) => cell.status !== "ok");
   const body = rows.map((row) => {
     const { cell, set } = row;

@@ -1,0 +1,12 @@
+/** The suite `serve`: a real HTTP server under vLLM's own load client. */
+export { median, SERVE_FIGURES, type ServeFigure, samples, serveFigure, serveSetup } from "./figures.js";
+export { NotServing, type Served, type ServingPlan, serveAndMeasure, serverLog } from "./run.js";
+export { type Serve, type ServeRun, serveSchema } from "./schema.js";
+export {
+  byRate,
+  completeServing,
+  parseRate,
+  type Rate,
+  rateName,
+  type ServingSettings,
+} from "./settings.js";

@@ -1,0 +1,118 @@
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { describe, expect, it } from "vitest";
+import { type BenchResult, benchResultSchema } from "../../src/core/bench/index.js";
+import { kivi, temporaryFolder } from "../helpers/cli.js";
+import { writeTinyModel } from "../helpers/tiny-model.js";
+
+/** An environment with real vLLM; `npm test` makes one and names it here. */
+const venv = process.env.KIVI_TEST_VENV;
+
+interface Process {
+  readonly pid: number;
+  readonly parent: number;
+  readonly argv: readonly string[];
+}
+
+function processes(): Process[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((name) => {
+      try {
+        const stat = readFileSync(`/proc/${name}/stat`, "utf8");
+        const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+        const argv = readFileSync(`/proc/${name}/cmdline`, "utf8").split("\0");
+        return state === "Z" ? [] : [{ pid: Number(name), parent: Number(parent), argv }];
+      } catch {
+        return []; // It ended meanwhile.
+      }
+    });
+}
+
+function below(root: number, all: readonly Process[]): Process[] {
+  return all.filter(({ parent }) => parent === root).flatMap((child) => [child, ...below(child.pid, all)]);
+}
+
+function refused(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1");
+    socket.once("connect", () => resolve(false)).once("error", () => resolve(true));
+    socket.once("connect", () => socket.destroy());
+  });
+}
+
+describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
+  it("measures a bf16 server, and keeps it when the engine of the next is killed", async () => {
+    const home = temporaryFolder();
+    const model = writeTinyModel(join(home, "model"));
+    const output = join(home, "result.json");
+    const serving = { rates: [4], prompts: 12, "input-tokens": 64, "output-tokens": 8, "warmup-prompts": 2 };
+    writeFileSync(
+      join(home, "matrix.yaml"),
+      JSON.stringify({ serving: { ...serving, slo: { "ttft-ms": 60_000 } } }),
+    );
+    const run = kivi(
+      [
+        ...["bench", model, "--venv", venv as string, "--suites", "serve", "--caches", "bf16,k4v4"],
+        ...[
+          "--load-format",
+          "dummy",
+          "--kv-memory",
+          "64MiB",
+          "--max-num-seqs",
+          "4",
+          "--max-batched-tokens",
+          "128",
+        ],
+        ...["--config", "matrix.yaml", "--output", output, "--json"],
+      ],
+      { home, env: { HF_HUB_OFFLINE: "1" } },
+    );
+    let ended = false;
+    void run.finally(() => (ended = true)).catch(() => undefined);
+
+    const logs = join(home, ".cache", "vllm-kivi", "logs");
+    const written = (): string[] =>
+      existsSync(logs) ? readdirSync(logs, { recursive: true, encoding: "utf8" }) : [];
+    while (!ended && !written().some((path) => path.endsWith("k4v4.serve-warmup.json"))) await sleep(100);
+    const all = processes();
+    const server = all.find(({ argv }) => argv.includes("kivi_k4v4") && argv.includes(model));
+    const family = server === undefined ? [] : [server, ...below(server.pid, all)];
+    const engine = family.find(({ argv }) => argv[0]?.includes("EngineCore"));
+    if (engine !== undefined) process.kill(engine.pid, "SIGKILL");
+
+    const { code, stderr } = await run;
+    expect(engine, stderr).toBeDefined();
+    expect({ code, stderr }).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(
+        /The cell k4v4 failed: The server ended by itself.*\n.*k4v4\.server\.log/,
+      ),
+    });
+    const result: BenchResult = benchResultSchema.parse(JSON.parse(readFileSync(output, "utf8")));
+    expect(result).toMatchObject({ complete: true, suites: ["serve"] });
+    const [bf16, k4v4] = result.cells;
+    expect(k4v4).toMatchObject({
+      cache: "k4v4",
+      status: "failed",
+      reason: expect.stringContaining("EngineDeadError"),
+    });
+    expect(bf16).toMatchObject({
+      status: "ok",
+      engine: { maxModelLen: 128, maxNumSeqs: 4, prefixCaching: false },
+      serve: { inputTokens: 64, outputTokens: 8, cacheTokens: expect.any(Number), loads: [{ rate: "4" }] },
+    });
+    const [measured] = bf16?.serve?.loads[0]?.runs ?? [];
+    expect(measured).toMatchObject({ completed: 12, failed: 0, preemptions: 0, goodput: expect.any(Number) });
+    // Poisson arrivals, scaled to 12 requests in 3 seconds.
+    expect(measured?.requestsPerSecond).toBeLessThan(4.5);
+    expect(measured?.ttftMs.p99).toBeGreaterThanOrEqual(measured?.ttftMs.p50 ?? Number.NaN);
+
+    const living = new Set(processes().map(({ pid }) => pid));
+    expect(family.filter(({ pid }) => living.has(pid))).toEqual([]);
+    const port = Number(server?.argv[server.argv.indexOf("--port") + 1]);
+    expect(await refused(port)).toBe(true);
+  }, 400_000);
+});
