@@ -1,13 +1,13 @@
-"""What the attention backends of all platforms share: the class that vLLM sees, and what no layer may ask for."""
+"""The attention backend as vLLM sees it, on all platforms."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vllm.v1.attention.backend import AttentionBackend, AttentionType, MultipleOf
 
-from vllm_kivi.config import ConfigError, is_kivi_dtype
+from vllm_kivi.config import is_kivi_dtype
 from vllm_kivi.layout import CacheLayout
 
 
@@ -61,29 +61,3 @@ def subclass(base: type[KiviBackend], name: str) -> type[KiviBackend]:
         raise AttributeError(f"module {base.__module__!r} has no attribute {name!r}")
     sizes = {"block_size": int(parts[0]), "record_bytes": int(parts[1]), "__module__": base.__module__}
     return type(name, (base,), sizes)
-
-
-def refuse_unsupported(
-    kv_cache_dtype: str,
-    alibi_slopes: list[float] | None,
-    sliding_window: int | None,
-    logits_soft_cap: float | None,
-    attn_type: str,
-    kv_sharing_target_layer_name: str | None,
-    extra: dict[str, Any],
-) -> None:
-    """Raises ConfigError for a layer whose attention no test covers; arguments as vLLM hands them to an impl."""
-    refused = {
-        "ALiBi": alibi_slopes is not None,
-        "a sliding window": sliding_window is not None,
-        "a logits soft cap": bool(logits_soft_cap),
-        f"{attn_type} attention": attn_type != AttentionType.DECODER,
-        "KV sharing across layers": kv_sharing_target_layer_name is not None,
-        "attention sinks": extra.get("sinks") is not None,
-    }
-    if any(refused.values()):
-        found = " and ".join(name for name, on in refused.items() if on)
-        raise ConfigError(
-            f"KIVI refuses: this model's attention has {found}, which no test covers yet; "
-            f"serve it without --kv-cache-dtype {kv_cache_dtype}"
-        )

@@ -2,101 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from vllm.config import get_current_vllm_config
-from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionType
 
-from vllm_kivi.backend.base import refuse_unsupported
 from vllm_kivi.backend.cpu.canary import checked_kernels
 from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, use_threads
 from vllm_kivi.backend.cpu.metadata import DecodeRows, KiviMetadata, PrefillRow
 from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
+from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.cache.staging import Ring, ring_dtype
 from vllm_kivi.reference import rotate
-from vllm_kivi.settings import config_of
 
 
-class KiviCpuImpl(AttentionImpl[KiviMetadata]):
-    """One layer's attention. What a query reads depends on its position alone (reference.closed_keys, rough_values), so
-    prefill, chunks and decode give the same result up to float32 rounding; a prefix hit too, where no window asks for
-    tokens that it restored only quantized."""
+class KiviCpuImpl(KiviImpl[KiviMetadata]):
+    """With Numba kernels and rings in the model's own precision."""
 
-    def __init__(
-        self,
-        num_heads: int,
-        head_size: int,
-        scale: float,
-        num_kv_heads: int,
-        alibi_slopes: list[float] | None,
-        sliding_window: int | None,
-        kv_cache_dtype: str,
-        logits_soft_cap: float | None = None,
-        attn_type: str = AttentionType.DECODER,
-        kv_sharing_target_layer_name: str | None = None,
-        **extra: Any,
-    ) -> None:
-        refuse_unsupported(
-            kv_cache_dtype,
-            alibi_slopes,
-            sliding_window,
-            logits_soft_cap,
-            attn_type,
-            kv_sharing_target_layer_name,
-            extra,
-        )
-        vllm_config = get_current_vllm_config()
-        self.config = config_of(vllm_config)
-        self.layout = self.config.layout(head_size, vllm_config.cache_config.block_size)
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.head_size, self.scale = head_size, float(scale)
-        self._slots = vllm_config.scheduler_config.max_num_seqs
-        self._draft_tokens = vllm_config.num_speculative_tokens
-        self.ring: Ring | None = None
-        self._kernels: CpuKernels | None = None
+    ring: Ring | None = None
+    _kernels: CpuKernels | None = None
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Checks the kernels and allocates the ring: during model load, before vLLM counts what memory is left."""
-        dtype = ring_dtype(act_dtype)
+        dtype, drafts = ring_dtype(act_dtype), self.vllm_config.num_speculative_tokens
         use_threads(torch.get_num_threads())
         self._kernels = checked_kernels(self.layout, self.num_heads // self.num_kv_heads, self.config.clipping, dtype)
         self.ring = Ring(
-            self._slots,
+            self.vllm_config.scheduler_config.max_num_seqs,
             self.num_kv_heads,
-            self.config.key_staging_tokens(self._draft_tokens),
-            self.config.value_staging_tokens(self._draft_tokens),
+            self.config.key_staging_tokens(drafts),
+            self.config.value_staging_tokens(drafts),
             self.head_size,
             dtype,
         )
 
-    def forward(
+    def attend(
         self,
-        layer: AttentionLayer,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: KiviMetadata | None,
-        output: torch.Tensor,
-        output_scale: torch.Tensor | None = None,
-        output_block_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Store the step's values and keep its newest tokens, close full groups, attend.
-
-        Args:
-            query: [tokens, Hq, D]; key, value: [tokens, H, D]; tokens may include padding at the end.
-            kv_cache: uint8 [blocks, H, record_bytes].
-            output: [tokens, Hq, D] or [tokens, Hq * D], written in place.
-        """
-        if output_scale is not None or output_block_scale is not None:
-            raise NotImplementedError("KIVI: fused output quantization is not supported")
-        if attn_metadata is None:  # vLLM's warm-up
-            return output
+        pages: torch.Tensor,
+        meta: KiviMetadata,
+        out: torch.Tensor,
+    ) -> None:
         assert self.ring is not None
         assert self._kernels is not None
-        meta, n = attn_metadata, attn_metadata.num_tokens
+        n = meta.num_tokens
         query, key, value = query[:n], key[:n], value[:n]
         if self.config.rotation:
             query, key, value = rotate(query.float()), rotate(key), rotate(value)
@@ -106,25 +55,24 @@ class KiviCpuImpl(AttentionImpl[KiviMetadata]):
         # step: every group is closed before any row attends. Old tokens are read before the rings take the new ones.
         keys = [self._exact_keys(row, key) for row in meta.prefill]
         values = [self._exact_values(row, value) for row in meta.prefill]
-        self._kernels.store_values(kv_cache.numpy(), meta.slot_mapping.numpy(), value.float().contiguous().numpy())
+        self._kernels.store_values(pages.numpy(), meta.slot_mapping.numpy(), value.float().contiguous().numpy())
         staged = meta.staged_keys
         self.ring.write_keys(staged.slots, staged.positions, key[staged.tokens])
         staged = meta.staged_values
         self.ring.write_values(staged.slots, staged.positions, value[staged.tokens])
         for row, exact_key in zip(meta.prefill, keys, strict=True):
-            close_groups(self._kernels, self.layout, kv_cache, row, exact_key)
+            close_groups(self._kernels, self.layout, pages, row, exact_key)
         if meta.decode is not None:
-            self._close_groups(meta.decode, kv_cache)
-            self._decode(meta.decode, query, kv_cache, result)
+            self._close_groups(meta.decode, pages)
+            self._decode(meta.decode, query, pages, result)
         for row, exact_key, exact_value in zip(meta.prefill, keys, values, strict=True):
             result[row.tokens] = attend_row(
-                self._kernels, self.layout, kv_cache, row, query[row.tokens], exact_key, exact_value, self.scale
+                self._kernels, self.layout, pages, row, query[row.tokens], exact_key, exact_value, self.scale
             )
 
         if self.config.rotation:
             result = rotate(result)
-        output[:n].copy_(result.view(output[:n].shape))
-        return output
+        out[:n].copy_(result)
 
     def _exact_keys(self, row: PrefillRow, key: torch.Tensor) -> torch.Tensor:
         """Float32 [tokens, H, D] keys of a row from row.key_start on: from the ring, then of this step."""

@@ -5,105 +5,66 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm.config import get_current_vllm_config
-from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionType
 
-from vllm_kivi.backend.base import refuse_unsupported
 from vllm_kivi.backend.gpu.canary import check_kernels
 from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata, compiled_decode
 from vllm_kivi.backend.gpu.prefill import SentPiece, attend_pieces
 from vllm_kivi.backend.gpu.workspace import Workspace, empty_rings, workspace_of
+from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.few import attend_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
 from vllm_kivi.kernels.staging import stage_newest
-from vllm_kivi.settings import config_of
 
 
-class KiviGpuImpl(AttentionImpl[KiviGpuMetadata]):
-    """One layer's attention. What a query reads depends on its position alone, as on the CPU."""
+class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
+    """With rings of eight bits, and scratch that all layers of a worker share."""
 
-    def __init__(
-        self,
-        num_heads: int,
-        head_size: int,
-        scale: float,
-        num_kv_heads: int,
-        alibi_slopes: list[float] | None,
-        sliding_window: int | None,
-        kv_cache_dtype: str,
-        logits_soft_cap: float | None = None,
-        attn_type: str = AttentionType.DECODER,
-        kv_sharing_target_layer_name: str | None = None,
-        **extra: Any,
-    ) -> None:
-        refuse_unsupported(
-            kv_cache_dtype, alibi_slopes, sliding_window, logits_soft_cap, attn_type, kv_sharing_target_layer_name,
-            extra,
-        )  # fmt: skip
-        self._vllm_config = get_current_vllm_config()
-        self.config = config_of(self._vllm_config)
-        self.layout = self.config.layout(head_size, self._vllm_config.cache_config.block_size)
+    _rings: Pair | None = None
+    _workspace: Workspace | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.windows = windows_of(self.config)
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.head_size, self.scale = head_size, float(scale)
-        self._rings: Pair | None = None
-        self._workspace: Workspace | None = None
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Checks the kernels and allocates rings and scratch: during model load, before vLLM counts what is left."""
         device = torch.device("cuda", torch.cuda.current_device())
-        drafts = self._vllm_config.num_speculative_tokens
-        compiled = compiled_decode(self._vllm_config)
+        drafts = self.vllm_config.num_speculative_tokens
+        compiled = compiled_decode(self.vllm_config)
         check_kernels(
             self.config, self.layout, self.num_kv_heads, self.num_heads, 1 + drafts, act_dtype, device, compiled
         )
-        slots = self._vllm_config.scheduler_config.max_num_seqs + 1  # the last one is scratch
+        slots = self.vllm_config.scheduler_config.max_num_seqs + 1  # the last one is scratch
         self._rings = empty_rings(self.config, slots, self.num_kv_heads, self.head_size, drafts, device)
         self._dtype = act_dtype
         self._workspace = workspace_of(
-            self._vllm_config, self.config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
+            self.vllm_config, self.config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
         )
 
-    def forward(
+    def attend(
         self,
-        layer: AttentionLayer,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: KiviGpuMetadata | None,
-        output: torch.Tensor,
-        output_scale: torch.Tensor | None = None,
-        output_block_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Store the step's keys and values, close full groups, attend.
-
-        Args:
-            query: [tokens, Hq, D]; key, value: [tokens, H, D]; tokens may include padding at the end.
-            kv_cache: uint8 [blocks, H, record_bytes].
-            output: [tokens, Hq, D] or [tokens, Hq * D], written in place.
-        """
-        if output_scale is not None or output_block_scale is not None:
-            raise NotImplementedError("KIVI: fused output quantization is not supported")
-        if attn_metadata is None:  # vLLM's profiling run
-            return output.fill_(0)
-        meta, split, end = attn_metadata, attn_metadata.few_tokens, attn_metadata.num_tokens
-        out = output.view(-1, self.num_heads, self.head_size)
+        pages: torch.Tensor,
+        meta: KiviGpuMetadata,
+        out: torch.Tensor,
+    ) -> None:
+        split, end = meta.few_tokens, meta.num_tokens
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
         # step: everything is stored before any row attends.
         if meta.few is not None:
-            self._append(meta.few, query[:split], key[:split], value[:split], kv_cache, meta.slot_mapping)
+            self._append(meta.few, query[:split], key[:split], value[:split], pages, meta.slot_mapping)
         staged = None
         if meta.many is not None:
-            staged = self._store(meta.many, key[split:end], value[split:end], kv_cache, meta.slot_mapping[split:end])
+            staged = self._store(meta.many, key[split:end], value[split:end], pages, meta.slot_mapping[split:end])
         if meta.few is not None:
-            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], kv_cache, out[:split])
+            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], pages, out[:split])
         if meta.many is not None and staged is not None:
-            self._prefill(meta.many, meta.pieces, query[split:end], staged, kv_cache, out[split:end])
-        return output
+            self._prefill(meta.many, meta.pieces, query[split:end], staged, pages, out[split:end])
 
     def _append(
         self,
