@@ -97,7 +97,7 @@ export const bench = defineCommand({
     {
       flags: "--max-num-seqs <number>",
       description: "sequences at once; KIVI stages for each",
-      defaultText: "16 or the largest batch; serve on GPU: 256",
+      defaultText: "16 or the largest batch; serve on GPU: 512",
     },
     {
       flags: "--max-batched-tokens <tokens>",

@@ -114,5 +114,5 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
     expect(family.filter(({ pid }) => living.has(pid))).toEqual([]);
     const port = Number(server?.argv[server.argv.indexOf("--port") + 1]);
     expect(await refused(port)).toBe(true);
-  }, 400_000);
+  }, 600_000);
 });

@@ -57,8 +57,8 @@ describe("what is asked of a server", () => {
     expect(completeConfig({ ...base, suites })).toMatchObject({ maxModelLen: 384, maxNumSeqs: 16 });
     const gpu = completeConfig({ ...base, device: "cuda", suites });
     expect(gpu).toMatchObject({
-      maxModelLen: 2304,
-      maxNumSeqs: 256,
+      maxModelLen: 2432,
+      maxNumSeqs: 512,
       serving: { rates: [2, 8, "inf"], prompts: 512 },
     });
     expect(completeConfig({ ...base, suites, serving: { prompts: 3 } }).serving).toEqual({

@@ -1,7 +1,7 @@
 import type { KiviSettings } from "../plugin/settings.js";
 import { CACHE_NAMES, type CacheName } from "./caches.js";
 import { completeQuality, longestSequence, type QualitySettings } from "./quality.js";
-import { completeServing, type ServingSettings } from "./serving/settings.js";
+import { completeServing, longestServed, type ServingSettings } from "./serving/settings.js";
 import type { Shape } from "./shapes.js";
 
 export const SUITES = ["capacity", "throughput", "perplexity", "quality", "serve"] as const;
@@ -63,7 +63,7 @@ export type MatrixRequest = Pick<MatrixConfig, Required_> &
   };
 
 const ROUND = 128;
-const GPU_SERVER_SEQS = 256;
+const GPU_SERVER_SEQS = 512;
 
 function defined<T extends object>(values: T): Partial<T> {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>;
@@ -97,7 +97,7 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
   const scored = settled.suites.includes("perplexity") ? settled.windowTokens + 1 : 0;
   const compared = settled.suites.includes("quality") ? longestSequence(settled.quality) : 0;
   const serves = settled.suites.includes("serve");
-  const served = serves ? settled.serving.inputTokens + settled.serving.outputTokens : 0;
+  const served = serves ? longestServed(settled.serving) : 0;
   const needed = Math.max(longest, scored, compared, served, ROUND);
   const length = request.maxModelLen ?? Math.ceil(needed / ROUND) * ROUND;
   // Fewer sequences than a cache holds would hide what it is worth under load.

@@ -38,6 +38,14 @@ export function completeServing(device: Device, given: Partial<ServingSettings> 
   };
 }
 
+/** What a tokenizer may put around a prompt. */
+const SPECIAL_TOKENS = 8;
+
+/** Tokens of a whole request, at most. */
+export function longestServed({ inputTokens, outputTokens }: ServingSettings): number {
+  return inputTokens + outputTokens + SPECIAL_TOKENS;
+}
+
 const FORM = /^(?:\d+\.?\d*|\.\d+)$/;
 const MOST = 1_000_000;
 
