@@ -1,6 +1,4 @@
 /** The kernel benchmark's result: what it measured as tables, and the same as text, Markdown, CSV and HTML. */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import type { KernelsResult, Measurement } from "../core/kernels/result.js";
 import { usageError } from "../shared/errors.js";
 import { oneLine } from "../shared/one-line.js";
@@ -8,7 +6,8 @@ import { csvField, escapeMarkdown } from "./escape.js";
 import { figure } from "./format.js";
 import type { Format, View } from "./formats.js";
 import { layOut } from "./grid.js";
-import { Html, html } from "./html/markup.js";
+import { renderDocument } from "./html/document.js";
+import { type Html, html } from "./html/markup.js";
 import { type Paint, PLAIN } from "./table.js";
 
 interface Table {
@@ -182,22 +181,9 @@ function renderCsv(result: KernelsResult): string {
 }
 
 async function renderHtml(result: KernelsResult, templates: string): Promise<string> {
-  const style = await readFile(join(templates, "report", "page.css"), "utf8");
   const list = (lines: readonly string[], style: string): Html =>
     html`${lines.map((line) => html`<p class="${style}">${oneLine(line)}</p>`)}`;
-  return html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Attention kernels</title>
-<style>
-${new Html(style)}</style>
-</head>
-<body>
-<h1>Attention kernels</h1>
+  const body = html`<h1>Attention kernels</h1>
 ${list(about(result), "quiet")}
 ${tables(result).map(
   ({ title, head, rows }) => html`<h2>${title}</h2>
@@ -211,9 +197,8 @@ ${rows.map(
 `,
 )}
 ${list(troubles(result), "bad")}
-<footer>Measured by kivi bench kernels, ${result.updatedAt}; rendered by kivi report.</footer>
-</body>
-</html>`.text;
+<footer>Measured by kivi bench kernels, ${result.updatedAt}; rendered by kivi report.</footer>`;
+  return renderDocument(templates, "Attention kernels", body);
 }
 
 /** The result in one of the formats of `kivi report`. */

@@ -7,6 +7,7 @@ import { oneLine } from "../../shared/one-line.js";
 import { about, differences, UNLIKE } from "../about.js";
 import { findings } from "../findings.js";
 import { SERVE_NOTE } from "../serve.js";
+import { renderDocument } from "./document.js";
 import { draw } from "./draw.js";
 import { Html, html, NOTHING } from "./markup.js";
 import { plots } from "./plots.js";
@@ -58,11 +59,9 @@ ${drawn.map(
 
 /** The page, of which only `templates/report` is read from disk. */
 export async function renderPage(report: Report, templates: string): Promise<string> {
-  const style = await readFile(join(templates, "report", "page.css"), "utf8");
   const script = await readFile(join(templates, "report", "sort.js"), "utf8");
-  // The browser itself is told to fetch nothing and to run no script but this one.
+  // The browser is told to run no script but this one.
   const hash = createHash("sha256").update(script).digest("base64");
-  const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${hash}'`;
   const several = report.sets.length > 1;
   const title = `KV cache benchmark: ${oneLine(several ? report.sets.map((set) => set.name).join(", ") : (report.sets[0]?.result.model ?? ""))}`;
   const updated =
@@ -70,19 +69,7 @@ export async function renderPage(report: Report, templates: string): Promise<str
       .map((set) => set.result.updatedAt)
       .sort()
       .at(-1) ?? "";
-  return html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="${policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>${title}</title>
-<style>
-${new Html(style)}</style>
-</head>
-<body>
-<h1>KV cache benchmark</h1>
+  const body = html`<h1>KV cache benchmark</h1>
 ${report.sets.map((set) => setHeader(set, several))}
 ${warnings(report)}
 ${await figures(report)}
@@ -96,7 +83,6 @@ ${cellsTable(report)}
 <h2>Environment</h2>
 ${environmentTable(report)}
 <footer>Measured by kivi bench, ${updated}; rendered by kivi report.</footer>
-<script>${new Html(script)}</script>
-</body>
-</html>`.text;
+<script>${new Html(script)}</script>`;
+  return renderDocument(templates, title, body, `'sha256-${hash}'`);
 }
