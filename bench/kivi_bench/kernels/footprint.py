@@ -25,11 +25,12 @@ def kivi(shape: Shape, config: KiviConfig) -> int:
     rings; so the share of the rings is large in short contexts.
     """
     from vllm_kivi.layout import staged_bytes
+    from vllm_kivi.reference import closed_keys, rough_values
 
     layout = config.layout(HEAD_SIZE, KIVI_BLOCK)
     position = shape.context - 1
-    keys = max(position - config.key_window, 0) // config.key_group * config.key_group
-    values = max(position - config.value_window, 0) // config.value_residual * config.value_residual
+    keys = closed_keys(position, config.key_group, config.key_window)
+    values = rough_values(position, config.value_residual, config.value_window)
     pair = 3  # bytes of a zero and its scale
     key_bytes = layout.key_code_bytes + pair * HEAD_SIZE / config.key_group
     value_bytes = layout.value_code_rows + pair * layout.channel_groups

@@ -90,8 +90,9 @@ class Kivi:
 
     def _splits(self, shape: Shape) -> int:
         from vllm_kivi.kernels.attend import split_count
+        from vllm_kivi.kernels.decode import processors_of
 
-        processors = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+        processors = processors_of(torch.cuda.current_device())
         return int(split_count(shape.batch, KV_HEADS, max(MAX_MODEL_LEN, shape.context), processors))
 
     def _pages(self, shape: Shape) -> torch.Tensor:
