@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.vllm_kivi")
 
 _SOURCE = Path(__file__).parent / "cuda" / "decode.cu"
-_QUERIES = 8  # of a tile
-_MOST_QUERY_HEADS = _QUERIES
+_MOST_QUERY_HEADS = 8
 """Of a KV head: one tile of the tensor core instruction. More would spill registers."""
 
 _COPYING = {"sm_90": 228, "sm_100": 228, "sm_103": 228}
@@ -48,13 +47,16 @@ class Blocks:
     resident: int
 
 
+_LARGE, _SMALL = Blocks(8, 1), Blocks(4, 3)
+
+
 def blocks_of(pairs: int, processors: int) -> Blocks:
     """Large ones where a step has so few rows and heads that one fills a multiprocessor; for all steps of a CUDA graph.
 
     Args:
         pairs: rows of the (padded) batch times KV heads.
     """
-    return Blocks(8, 1) if pairs <= processors else Blocks(4, 3)
+    return _LARGE if pairs <= processors else _SMALL
 
 
 _OUT = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -94,9 +96,15 @@ def compiler_works() -> bool:
     return True
 
 
-def blocks_to_fill(pairs: int, processors: int) -> int:
+def blocks_to_fill(pairs: int, device: int) -> int:
     """Thread blocks that fill a GPU; see :func:`blocks_of`."""
+    processors = processors_of(device)
     return processors * blocks_of(pairs, processors).resident
+
+
+def most_tasks_on(rows: int, heads: int, device: int) -> int:
+    """Tasks of a step on a GPU, at most; see :func:`vllm_kivi.kernels.tasks.most_tasks`."""
+    return most_tasks(rows, heads, blocks_to_fill(rows * heads, device))
 
 
 def decode_rows(
@@ -128,13 +136,12 @@ def decode_rows(
         KernelError: the kernel does not compile or launch.
     """
     part_out, part_lse = scratch
-    heads, rows, processors = pages.shape[1], batch.seq_lens.shape[0], processors_of(query.device.index)
-    blocks = blocks_of(rows * heads, processors)
-    most = most_tasks(rows, heads, processors * blocks.resident)
+    heads, rows, device = pages.shape[1], batch.seq_lens.shape[0], query.device.index
+    blocks, most = blocks_of(rows * heads, processors_of(device)), most_tasks_on(rows, heads, device)
     ring_key, ring_value = rings
     ratio = query.shape[1] // heads
     assert part_lse.numel() >= most * query.shape[1]
-    kernel, shared = _compiled(layout, windows, ratio, rotation, out.dtype, blocks, query.device.index)
+    kernel, shared = _compiled(layout, windows, ratio, rotation, out.dtype, blocks, device)
     tensors = (
         out, part_out, part_lse, arrived, tasks, query, pages, batch.query_start, batch.seq_lens, batch.block_table,
         batch.slots, batch.readable_from, ring_key, ring_value,
@@ -155,7 +162,7 @@ def copies_ahead(layout: CacheLayout, architecture: str) -> bool:
     whole = all(offset % 16 == 0 for offset in (layout.value_codes_offset, layout.key_zeros_offset))
     fits = kib is not None and all(
         blocks.resident * (shared_bytes(layout, _MOST_QUERY_HEADS, True, blocks) + _RESERVED) <= kib << 10
-        for blocks in (blocks_of(1, 1), blocks_of(2, 1))
+        for blocks in (_LARGE, _SMALL)
     )
     return whole and fits
 
@@ -165,7 +172,7 @@ def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks)
     d = layout.head_size
     newest = 2 * 16 * (d + 8)
     record = 2 * layout.record_bytes - layout.key_zeros_offset if copying else 0  # and the next one's zeros and scales
-    last = 4 * (blocks.warps * _QUERIES * (d + 2) + ratio * d + 1)
+    last = 4 * (blocks.warps * _MOST_QUERY_HEADS * (d + 2) + ratio * d + 1)
     query, barriers = 16 * d, 2 * 8 * blocks.warps
     return query + barriers + -(-max(blocks.warps * max(newest, record), last) // 8) * 8
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 
 from vllm_kivi.kernels.attend import LOG2_E, Windows, attend_splits
-from vllm_kivi.kernels.decode import blocks_to_fill, decode_rows, processors_of
+from vllm_kivi.kernels.decode import blocks_to_fill, decode_rows, most_tasks_on
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.tasks import most_tasks, plan_tasks
+from vllm_kivi.kernels.tasks import plan_tasks
 from vllm_kivi.layout import CacheLayout
 
 
@@ -33,7 +33,7 @@ def new_scratch(
 ) -> Scratch:
     """Scratch of :func:`attend_few` for steps of at most ``rows`` rows."""
     if device.type == "cuda":
-        parts = max(parts, most_tasks(rows, heads, blocks_to_fill(rows * heads, processors_of(device.index or 0))))
+        parts = max(parts, most_tasks_on(rows, heads, device.index or 0))
     out = torch.empty(parts * query_heads * layout.head_size, dtype=torch.float32, device=device)
     lse = torch.empty(parts * query_heads, dtype=torch.float32, device=device)
     return Scratch(out, lse, torch.zeros(rows, heads, dtype=torch.int32, device=device))
@@ -41,14 +41,13 @@ def new_scratch(
 
 def new_tasks(rows: int, heads: int, device: torch.device) -> torch.Tensor:
     """Room for the tasks of steps of at most ``rows`` rows; those of fewer rows are fewer."""
-    most = most_tasks(rows, heads, blocks_to_fill(rows * heads, processors_of(device.index or 0)))
-    return torch.full((most, 4), -1, dtype=torch.int32, device=device)
+    return torch.full((most_tasks_on(rows, heads, device.index or 0), 4), -1, dtype=torch.int32, device=device)
 
 
 def plan_few(layout: CacheLayout, windows: Windows, tasks: torch.Tensor, batch: Batch, heads: int) -> None:
     """Plan rows of one query for decode.cu, once a step, into ``tasks`` of :func:`new_tasks`."""
-    pairs = batch.seq_lens.shape[0] * heads
-    plan_tasks(layout, windows, tasks, batch, heads, blocks_to_fill(pairs, processors_of(tasks.device.index)))
+    blocks = blocks_to_fill(batch.seq_lens.shape[0] * heads, tasks.device.index)
+    plan_tasks(layout, windows, tasks, batch, heads, blocks)
 
 
 def attend_few(
