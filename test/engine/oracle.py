@@ -65,6 +65,7 @@ class Oracle:
             quantized passes through eight bits, as on a GPU. None for an exact cache.
         dtype: the model's; attention itself is computed in float32.
         exact_layers: that have an exact cache too.
+        device: to compute on.
     """
 
     def __init__(
@@ -73,17 +74,19 @@ class Oracle:
         settings: dict | None,
         dtype: torch.dtype = torch.float32,
         exact_layers: Container[int] = (),
+        device: str = "cpu",
     ) -> None:
-        self.settings, self.dtype, self.exact_layers = settings, dtype, exact_layers
+        self.settings, self.dtype, self.exact_layers, self.device = settings, dtype, exact_layers, torch.device(device)
         ALL_ATTENTION_FUNCTIONS["kivi_oracle"] = self._attention
-        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager").eval()
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager")
+        self.model = model.to(self.device).eval()
 
     def logits(self, tokens: list[int]) -> torch.Tensor:
-        """Float32 [len(tokens), vocabulary]: row i follows token i."""
+        """Float32 [len(tokens), vocabulary] on the CPU: row i follows token i."""
         ALL_ATTENTION_FUNCTIONS["kivi_oracle"] = self._attention
         self.model.config._attn_implementation = "kivi_oracle"
-        with torch.no_grad():
-            return self.model(torch.tensor([tokens]), use_cache=False).logits[0].float()
+        with torch.no_grad(), self.device:
+            return self.model(torch.tensor([tokens]), use_cache=False).logits[0].float().cpu()
 
     def _attention(self, module, q, k, v, mask, scaling=None, **_):  # type: ignore[no-untyped-def]
         q, k, v = q[0].float(), k[0].float(), v[0].float()  # [heads, tokens, D]
