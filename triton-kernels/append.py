@@ -1,9 +1,10 @@
 """Append a step's tokens of rows with few of them (decode, verification of drafts), in one launch before the attention.
 
-One program takes a row and KV head: it rotates the keys into the ring and closes the key group that they complete,
-another rotates and quantizes the values, a third rotates the queries. Meaning: ``reference.rotate``, ``store_values``,
-``store_keys``. A draft that completes a group closes it too; if it is rejected, the group is closed again with the true
-token before anything reads it. Graph-safe: the grid depends on shapes only.
+Some programs take heads of a row: they rotate and stage keys, rotate and quantize values, or rotate queries. Others
+close the key groups that the step completes, a few channels at a time, because few rows complete one in most steps and
+the step waits for the slowest program; they stage the step's keys for themselves rather than wait. Meaning:
+``reference.rotate``, ``store_values``, ``store_keys``. A draft that completes a group closes it too; if it is rejected,
+the group is closed again with the true token before anything reads it. Graph-safe: the grid depends on shapes only.
 """
 
 from __future__ import annotations
@@ -11,27 +12,108 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, rotate
-from vllm_kivi.kernels.quantize import key_rows_of_a_tile, ratios, store_keys, store_values, value_span
-from vllm_kivi.kernels.staging import write_staged
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of, rotate
+from vllm_kivi.kernels.quantize import KEY_SLICE, quantize_keys, ratios, store_key_codes, store_values, value_span
+from vllm_kivi.kernels.staging import load_staged, load_staged_columns, stage, write_staged
 from vllm_kivi.layout import CacheLayout
+
+_HEADS = 4
+"""KV heads of a program that stages keys, or takes values or queries."""
+
+_CLOSERS = 8
+"""Programs of a multiprocessor that close groups, at most."""
+
+_LOOK = 128
+"""Rows that these look through at a time."""
 
 
 @triton.jit
-def _load_rotated(x, ROWS: tl.constexpr, stride_row, D: tl.constexpr, ROTATE: tl.constexpr):
-    """Float32 [ROWS, D padded] of ROWS (padded by masking nothing) rows at ``x``."""
+def _load_rotated(at, live, D: tl.constexpr, ROTATE: tl.constexpr):
+    """Float32 [ROWS, D padded] of the rows at pointers [ROWS], zeros where not live; and the mask of what exists."""
     COLUMNS: tl.constexpr = triton.next_power_of_2(D)
-    PADDED: tl.constexpr = triton.next_power_of_2(ROWS)
-    r, c = tl.arange(0, PADDED), tl.arange(0, COLUMNS)
-    mask = (r < ROWS)[:, None] & (c < D)[None, :]
-    values = tl.load(x + r[:, None] * stride_row + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    c = tl.arange(0, COLUMNS)
+    mask = live[:, None] & (c < D)[None, :]
+    values = tl.load(at[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
     if ROTATE:
-        values = rotate(values, PADDED, COLUMNS, D)
-    return values, mask, r, c
+        values = rotate(values, at.shape[0], COLUMNS, D)
+    return values, mask, c
 
 
-@triton.jit(do_not_specialize=["stride_table"], do_not_specialize_on_alignment=PER_ROW)
+@triton.jit
+def _as_staged(at, D: tl.constexpr, ROTATE: tl.constexpr):
+    """Float32 [D padded] of one row as a ring gives it back."""
+    one = tl.arange(0, 1)
+    x, _, c = _load_rotated(at + one, one == 0, D, ROTATE)
+    return tl.reshape(stage(x), [c.shape[0]])
+
+
+@triton.jit
+def _channels(x, c):
+    """Elements ``c`` of a row; any where there are none."""
+    return tl.gather(x, tl.minimum(c, x.shape[0] - 1), 0)
+
+
+@triton.jit
+def _close_groups(
+    pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page, stride_table,
+    stride_token, stride_head, stride_slot, key_tokens, rows, heads, program, programs, LAYOUT: tl.constexpr,
+    RATIOS: tl.constexpr, STAGED: tl.constexpr, ROTATE: tl.constexpr, J: tl.constexpr, LOOK: tl.constexpr,
+):  # fmt: skip
+    """Close a program's part of the key groups that the step completes, in slices of J packed channels of a head."""
+    G: tl.constexpr = LAYOUT.key_group
+    D: tl.constexpr = LAYOUT.head_size
+    WIDTH: tl.constexpr = LAYOUT.key_code_bytes
+    SLICES: tl.constexpr = (WIDTH + J - 1) // J
+    for first in range(0, rows, LOOK):
+        r = first + tl.arange(0, LOOK)
+        starts = tl.load(query_start + r, mask=r < rows, other=0)
+        counts = tl.load(query_start + r + 1, mask=r < rows, other=0) - starts
+        lengths = tl.load(seq_lens + r, mask=r < rows, other=0)
+        ends = lengths // G * G  # of the last whole group
+        closes = (counts > 0) & (ends > lengths - counts)
+        last = starts + ends - 1 - (lengths - counts)
+        closes = closes & (tl.load(slot_mapping + last, mask=closes, other=-1) >= 0)
+        rank = tl.cumsum(closes.to(tl.int32), 0)
+        closing = tl.sum(closes.to(tl.int32), 0)
+        # Of a head, as many slices in a row as leave one item for each program.
+        span = tl.minimum((closing * heads * SLICES + programs - 1) // programs, SLICES)
+        items = (SLICES + span - 1) // tl.maximum(span, 1)  # of a head
+        for item in range(program, closing * heads * items, programs):
+            chosen = closes & (rank == item // (heads * items) + 1)
+            row, head = tl.sum(tl.where(chosen, r, 0), 0), (item // items % heads).to(tl.int64)
+            end = tl.sum(tl.where(chosen, ends, 0), 0)
+            before = tl.sum(tl.where(chosen, lengths - counts, 0), 0)
+            start = tl.sum(tl.where(chosen, starts, 0), 0)
+            group = end // G - 1
+            block = tl.load(block_table + row.to(tl.int64) * stride_table + group * G // LAYOUT.block_size)
+            record = pages + block.to(tl.int64) * stride_page + head * LAYOUT.record_bytes
+            position = group * G + tl.arange(0, G)
+            slot = tl.load(slots + row).to(tl.int64)
+            ring_at = ring_key + slot * stride_slot + (head * key_tokens + position % key_tokens) * STAGED
+            fresh, offset = key + head * stride_head, start - before
+            newest = _as_staged(fresh + (offset + end - 1).to(tl.int64) * stride_token, D, ROTATE)
+            in_block = group % (LAYOUT.block_size // G)
+            for at in range(item % items * span, tl.minimum(item % items * span + span, SLICES)):
+                j = at * J + tl.arange(0, J)
+                packed = tl.zeros([J, G], tl.int32)
+                for part in range(8 // LAYOUT.key_bits):
+                    c = part * WIDTH + j
+                    if WIDTH % J == 0:
+                        x = load_staged_columns(ring_at, part * WIDTH + at * J, position < before, J, J, D)
+                    else:
+                        mask = (j < WIDTH)[:, None] & (position < before)[None, :]
+                        x = load_staged(ring_at[None, :], c[:, None], mask, D)
+                    x = tl.where((position == end - 1)[None, :], _channels(newest, c)[:, None], x)
+                    for token in range(tl.maximum(before, group * G), end - 1):  # drafts
+                        own = _channels(_as_staged(fresh + (offset + token).to(tl.int64) * stride_token, D, ROTATE), c)
+                        x = tl.where((position == token)[None, :], own[:, None], x)
+                    packed |= quantize_keys(record, in_block, x, part, j, LAYOUT, RATIOS)
+                store_key_codes(record, in_block, packed, j, LAYOUT)
+
+
+@triton.jit(do_not_specialize=["stride_table", "rows", "closers"], do_not_specialize_on_alignment=PER_ROW)
 def _append_kernel(
     pages,  # u8 [blocks, H, record]
     query_start,  # i32 [B + 1]
@@ -57,63 +139,71 @@ def _append_kernel(
     stride_value_slot,
     key_tokens,
     value_tokens,
+    rows,
+    heads,
+    closers,  # programs that close key groups; they come first, because they take longest
     LAYOUT_SPEC: tl.constexpr,
     RATIOS: tl.constexpr,
     STAGED: tl.constexpr,  # bytes of a token in a ring
     RATIO: tl.constexpr,
     ROTATE: tl.constexpr,
-    J: tl.constexpr,
+    J: tl.constexpr,  # packed channels that are closed at a time
+    LOOK: tl.constexpr,
     SPAN: tl.constexpr,
+    OVERLAP: tl.constexpr,  # of this launch with its neighbours
+    HEADS: tl.constexpr,  # of a program
+    ROWS: tl.constexpr,  # HEADS * RATIO, padded
 ):
     LAYOUT: tl.constexpr = layout_of(LAYOUT_SPEC)
-    G: tl.constexpr = LAYOUT.key_group
     D: tl.constexpr = LAYOUT.head_size
-    row, head, part = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    heads = tl.num_programs(1)
-    start = tl.load(query_start + row)
-    count = tl.load(query_start + row + 1) - start
-    if count > 0:
-        length = tl.load(seq_lens + row)
-        before = length - count
+    if OVERLAP:
+        gdc_wait()
+        gdc_launch_dependents()  # not sooner: those may rely on what the launches before this one wrote
+    program = tl.program_id(0)
+    if program < closers:
+        _close_groups(
+            pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page, stride_table,
+            stride_key_token, stride_key_head, stride_key_slot, key_tokens, rows, heads, program, closers, LAYOUT,
+            RATIOS, STAGED, ROTATE, J, LOOK,
+        )  # fmt: skip
+    else:
+        tiles = (heads + HEADS - 1) // HEADS
+        row, tile = (program - closers) // (3 * tiles), (program - closers) % (3 * tiles)
+        start = tl.load(query_start + row)
+        count = tl.load(query_start + row + 1) - start
+        before = tl.load(seq_lens + row) - count
         slot = tl.load(slots + row).to(tl.int64)
-        if part == 0:
-            ring = ring_key + slot * stride_key_slot + head * key_tokens * STAGED
+        if tile < tiles:
+            h = tile.to(tl.int64) * HEADS + tl.arange(0, HEADS)
+            ring = ring_key + slot * stride_key_slot + h * key_tokens * STAGED
             for i in range(count):
-                at = key + (start + i).to(tl.int64) * stride_key_token + head * stride_key_head
-                x, _, r, _ = _load_rotated(at, 1, 0, D, ROTATE)
-                write_staged(ring + ((before + i) % key_tokens + r) * STAGED, x, r == 0, D)
-            group = length // G - 1
-            if (group + 1) * G > before:
-                last_token = start + (group + 1) * G - 1 - before
-                if tl.load(slot_mapping + last_token) >= 0:
-                    tl.debug_barrier()  # this program reads back what it wrote
-                    block = tl.load(block_table + row.to(tl.int64) * stride_table + group * G // LAYOUT.block_size)
-                    record = pages + block.to(tl.int64) * stride_page + head * LAYOUT.record_bytes
-                    position = group * G + tl.arange(0, G)
-                    ring_at = ring + position % key_tokens * STAGED
-                    in_block = group % (LAYOUT.block_size // G)
-                    for first in range(0, LAYOUT.key_code_bytes, J):
-                        j = first + tl.arange(0, J)
-                        store_keys(record, in_block, position >= 0, ring_at, None, j, LAYOUT, RATIOS)
-        elif part == 1:
-            head_pages = pages + head * LAYOUT.record_bytes
-            ring = ring_value + slot * stride_value_slot + head * value_tokens * STAGED
+                at = key + (start + i).to(tl.int64) * stride_key_token + h * stride_key_head
+                fresh, _, _ = _load_rotated(at, h < heads, D, ROTATE)
+                write_staged(ring + (before + i) % key_tokens * STAGED, fresh, h < heads, D)
+        elif tile < 2 * tiles:
+            g = (tile - tiles).to(tl.int64) * HEADS + tl.arange(0, HEADS)
+            to = ring_value + slot * stride_value_slot + g * value_tokens * STAGED
             for i in range(count):
                 token = (start + i).to(tl.int64)
-                at = value + token * stride_value_token + head * stride_value_head
-                x, _, r, _ = _load_rotated(at, 1, 0, D, ROTATE)
-                to = ring + ((before + i) % value_tokens + r) * STAGED
-                write_staged(to, x, r == 0, D)
+                vector, _, _ = _load_rotated(
+                    value + token * stride_value_token + g * stride_value_head, g < heads, D, ROTATE
+                )
+                staged = to + (before + i) % value_tokens * STAGED
+                write_staged(staged, vector, g < heads, D)
                 tl.debug_barrier()  # this program reads back what it wrote
-                page_slot = tl.load(slot_mapping + token + tl.arange(0, 1)).to(tl.int64)
-                store_values(head_pages, stride_page, page_slot, to, LAYOUT, RATIOS, SPAN, True)
+                page_slot = tl.where(g < heads, tl.load(slot_mapping + token).to(tl.int64), -1)
+                records = pages + g * LAYOUT.record_bytes
+                store_values(records, stride_page, page_slot, staged, LAYOUT, RATIOS, SPAN, True)
         else:
+            r = (tile - 2 * tiles).to(tl.int64) * HEADS * RATIO + tl.arange(0, ROWS)
+            asked = (tl.arange(0, ROWS) < HEADS * RATIO) & (r < heads * RATIO)
             for i in range(count):
                 token = (start + i).to(tl.int64)
-                at = query + token * stride_query_token + head * RATIO * stride_query_head
-                x, mask, r, c = _load_rotated(at, RATIO, stride_query_head, D, ROTATE)
-                to = rotated_query + (token * heads + head) * RATIO * D + r[:, None] * D + c[None, :]
-                tl.store(to, x.to(rotated_query.dtype.element_ty), mask=mask)
+                turned, mask, c = _load_rotated(
+                    query + token * stride_query_token + r * stride_query_head, asked, D, ROTATE
+                )
+                at = rotated_query + (token * heads * RATIO + r[:, None]) * D + c[None, :]
+                tl.store(at, turned.to(rotated_query.dtype.element_ty), mask=mask)
 
 
 def append_tokens(
@@ -140,8 +230,11 @@ def append_tokens(
         ring_key, ring_value: uint8 [slots, H, ring tokens, staged bytes], contiguous.
     """
     check_layout(layout)
-    heads = pages.shape[1]
-    _append_kernel[(batch.seq_lens.shape[0], heads, 3)](
+    rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
+    each = min(_HEADS, triton.next_power_of_2(heads))
+    slices = triton.cdiv(layout.key_code_bytes, KEY_SLICE)
+    closers = min(rows * heads * slices, _CLOSERS * processors_of(pages.device.index))
+    _append_kernel[(closers + rows * 3 * triton.cdiv(heads, each),)](
         pages,
         batch.query_start,
         batch.seq_lens,
@@ -166,13 +259,21 @@ def append_tokens(
         ring_value.stride(0),
         ring_key.shape[2],
         ring_value.shape[2],
+        rows,
+        heads,
+        closers,
         LAYOUT_SPEC=layout.spec,
         RATIOS=ratios(clipping),
         STAGED=ring_key.shape[3],
-        RATIO=query.shape[1] // heads,
+        RATIO=ratio,
         ROTATE=rotation,
-        J=max(key_rows_of_a_tile(layout, clipping) // (4 if clipping else 1), 1),
+        J=KEY_SLICE,
+        LOOK=_LOOK,
         SPAN=value_span(layout),
-        num_warps=4,
+        HEADS=each,
+        ROWS=triton.next_power_of_2(each * ratio),
+        OVERLAP=overlaps(),
+        launch_pdl=overlaps(),
+        num_warps=1,
         enable_fp_fusion=False,
     )

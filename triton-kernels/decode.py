@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vllm_kivi.kernels.helpers import overlaps, processors_of
 from vllm_kivi.kernels.tasks import most_tasks
 from vllm_kivi.layout import CacheLayout, staged_bytes
 
@@ -78,12 +79,6 @@ def takes(layout: CacheLayout, windows: Windows, ratio: int) -> bool:
 
 
 @functools.cache
-def processors_of(device: int) -> int:
-    """Streaming multiprocessors of a GPU."""
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
-
-
-@functools.cache
 def compiler_works() -> bool:
     """Whether NVRTC can be loaded; says so once where it cannot."""
     try:
@@ -129,7 +124,8 @@ def decode_rows(
         scale_log2: of the scores, times log2(e).
         scratch: float32, of at least as many tokens as there are tasks, and one split.
         arrived: int32 [>= rows, H], zeros, which it leaves.
-        tasks: of :func:`vllm_kivi.kernels.tasks.plan_tasks` for :func:`blocks_to_fill`.
+        tasks: of :func:`vllm_kivi.kernels.tasks.plan_tasks` for :func:`blocks_to_fill`, planned before the tokens were
+            appended: this kernel may start while the launch before it ends.
         rotation: rotate the result back.
 
     Raises:
@@ -153,7 +149,8 @@ def decode_rows(
     values = (*(x.data_ptr() for x in tensors), scale_log2, *sizes)
     types = (*(ctypes.c_void_p,) * len(tensors), ctypes.c_float, *(ctypes.c_int,) * len(sizes))
     stream = torch.cuda.current_stream(query.device).cuda_stream
-    _driver("cuLaunchKernel", kernel, heads, most, 1, 32 * blocks.warps, 1, 1, shared, stream, (values, types), 0)
+    launch = _launch(heads, most, 32 * blocks.warps, shared, stream)
+    _driver("cuLaunchKernelEx", launch, kernel, (values, types), 0)
 
 
 def copies_ahead(layout: CacheLayout, architecture: str) -> bool:
@@ -263,6 +260,22 @@ def _compiled(
         most_shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _driver("cuFuncSetAttribute", kernel, most_shared, sizes["SHARED"])
     return kernel, sizes["SHARED"]
+
+
+def _launch(heads: int, tasks: int, threads: int, shared: int, stream: int) -> Any:
+    """A launch that may start while the one before it ends, where the GPU knows that; decode.cu waits for it."""
+    from cuda.bindings import driver
+
+    launch = driver.CUlaunchConfig()
+    launch.gridDimX, launch.gridDimY, launch.gridDimZ = heads, tasks, 1
+    launch.blockDimX, launch.blockDimY, launch.blockDimZ = threads, 1, 1
+    launch.sharedMemBytes, launch.hStream = shared, driver.CUstream(stream)
+    if overlaps():
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        launch.attrs, launch.numAttrs = [attribute], 1
+    return launch
 
 
 def _nvrtc(name: str, *args: Any) -> Any:

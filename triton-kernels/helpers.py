@@ -5,6 +5,7 @@ Everything element-wise is float32 or an integer; narrow types appear only as op
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,21 @@ def dot_type(dtype: torch.dtype) -> tl.dtype:
     if dtype == torch.float16:
         return tl.float16
     return tl.bfloat16 if dtype == torch.bfloat16 and not INTERPRETED else tl.float32
+
+
+@functools.cache
+def processors_of(device: int | None) -> int:
+    """Streaming multiprocessors of a GPU; 1 without one (None)."""
+    return 1 if device is None else int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@functools.cache
+def overlaps() -> bool:
+    """Whether a launch may start while the one before it ends (programmatic dependent launch)."""
+    if INTERPRETED:
+        return False
+    target = triton.runtime.driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch >= 90
 
 
 WIDE_DOT = tl.constexpr(dot_type(torch.bfloat16))

@@ -14,20 +14,14 @@ from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import CLIP_RATIOS
 
-TILE = 4096
-"""Elements that one program quantizes at a time; half as many with clipping: the search keeps several ranges in
-registers."""
+KEY_SLICE = 8
+"""Packed channels of a key group that a warp quantizes at a time: their tokens fit its registers, so that the search
+for the best range needs no other warp."""
 
 
 def ratios(clipping: bool) -> tuple[float, ...]:
     """Ranges that the kernels try."""
     return CLIP_RATIOS if clipping else CLIP_RATIOS[:1]
-
-
-def key_rows_of_a_tile(layout: CacheLayout, clipping: bool) -> int:
-    """Packed channels that are quantized at a time over a whole key group."""
-    tile = TILE // 2 if clipping else TILE
-    return min(triton.next_power_of_2(layout.key_code_bytes), max(tile // layout.key_group, 1))
 
 
 def value_span(layout: CacheLayout) -> int:
@@ -51,8 +45,12 @@ def _fit(x, mask, TOP: tl.constexpr, RATIOS: tl.constexpr):
     zero_bits, scale_bits = encode(low + (high - low) * ((1.0 - RATIOS[0]) / 2), (high - low) * (RATIOS[0] / TOP))
     if len(RATIOS) > 1:
         least = _error(x, mask, zero_bits, scale_bits, TOP)
-        for i in tl.static_range(1, len(RATIOS)):
-            z_bits, s_bits = encode(low + (high - low) * ((1.0 - RATIOS[i]) / 2), (high - low) * (RATIOS[i] / TOP))
+        for i in range(1, len(RATIOS)):  # not unrolled: the ranges would be tried side by side, in too many registers
+            cut, step = 0.0, 0.0
+            for k in tl.static_range(1, len(RATIOS)):
+                cut = tl.where(i == k, (1.0 - RATIOS[k]) / 2, cut)
+                step = tl.where(i == k, RATIOS[k] / TOP, step)
+            z_bits, s_bits = encode(low + (high - low) * cut, (high - low) * step)
             error = _error(x, mask, z_bits, s_bits, TOP)
             better = error < least
             least = tl.where(better, error, least)
@@ -71,38 +69,37 @@ def _error(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
 
 
 @triton.jit
-def store_keys(record, group, in_ring, ring_at, fresh_at, j, LAYOUT: tl.constexpr, RATIOS: tl.constexpr):
-    """Quantize packed channels ``j`` (int32 [J]) of a whole key group and write them into its record.
+def quantize_keys(record, group, x, part, j, LAYOUT: tl.constexpr, RATIOS: tl.constexpr):
+    """Quantize some channels of a whole key group, and write their zeros and scales into its record.
 
     Args:
         group: of the block.
-        in_ring: bool [G], whether a token lies in the ring.
-        ring_at: pointers [G] to the ring's tokens.
-        fresh_at: pointers [G] to the first channels of the step's tokens; None where all lie in the ring.
+        x: f32 [J, G], the channels at place ``part`` of packed channels ``j`` (int32 [J]).
+
+    Returns:
+        int32 [J, G], their codes in place; or-ed over the parts they are what :func:`store_key_codes` writes.
     """
-    G: tl.constexpr = LAYOUT.key_group
     D: tl.constexpr = LAYOUT.head_size
     WIDTH: tl.constexpr = LAYOUT.key_code_bytes
     TOP: tl.constexpr = (1 << LAYOUT.key_bits) - 1
-    t = tl.arange(0, G)
-    every = (j >= 0)[:, None] & (t >= 0)[None, :]
-    mask = (j < WIDTH)[:, None] & (t >= 0)[None, :]
-    zeros = (record + LAYOUT.key_zeros_offset).to(tl.pointer_type(tl.uint16)) + group * D
-    scales = record + LAYOUT.key_scales_offset + group * D
-    packed = tl.zeros(mask.shape, tl.int32)
-    for part in range(8 // LAYOUT.key_bits):
-        c = part * WIDTH + j
-        x = load_staged(ring_at[None, :], c[:, None], mask & in_ring[None, :], D)
-        if fresh_at is not None:
-            x += tl.load(fresh_at[None, :] + c[:, None], mask=mask & ~in_ring[None, :], other=0.0).to(tl.float32)
-        zero_bits, scale_bits = _fit(x, every, TOP, RATIOS)
-        tl.store(zeros + c, zero_bits.to(tl.uint16), mask=j < WIDTH)
-        tl.store(scales + c, scale_bits.to(tl.uint8), mask=j < WIDTH)
-        inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
-        codes = _codes(x, decode_zero(zero_bits)[:, None], inverse[:, None], TOP)
-        packed |= codes.to(tl.int32) << (LAYOUT.key_bits * part)
-    to = record + LAYOUT.key_codes_offset + (group * G + t)[None, :] * WIDTH + j[:, None]
-    tl.store(to, packed.to(tl.uint8), mask=mask)
+    c = group * D + part * WIDTH + j
+    every = tl.full(x.shape, 1, tl.int1)
+    zero_bits, scale_bits = _fit(x, every, TOP, RATIOS)
+    zeros = (record + LAYOUT.key_zeros_offset).to(tl.pointer_type(tl.uint16))
+    tl.store(zeros + c, zero_bits.to(tl.uint16), mask=j < WIDTH)
+    tl.store(record + LAYOUT.key_scales_offset + c, scale_bits.to(tl.uint8), mask=j < WIDTH)
+    inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
+    return _codes(x, decode_zero(zero_bits)[:, None], inverse[:, None], TOP).to(tl.int32) << (LAYOUT.key_bits * part)
+
+
+@triton.jit
+def store_key_codes(record, group, packed, j, LAYOUT: tl.constexpr):
+    """Write packed channels ``j`` of a whole key group, int32 [J, G], into its record."""
+    G: tl.constexpr = LAYOUT.key_group
+    WIDTH: tl.constexpr = LAYOUT.key_code_bytes
+    token = group * G + tl.arange(0, G)
+    to = record + LAYOUT.key_codes_offset + token[None, :] * WIDTH + j[:, None]
+    tl.store(to, packed.to(tl.uint8), mask=(j < WIDTH)[:, None] & (token >= 0)[None, :])
 
 
 @triton.jit

@@ -12,8 +12,19 @@ import triton
 import triton.language as tl
 
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, row_of
-from vllm_kivi.kernels.quantize import TILE, key_rows_of_a_tile, ratios, store_keys, store_values, value_span
+from vllm_kivi.kernels.quantize import (
+    KEY_SLICE,
+    quantize_keys,
+    ratios,
+    store_key_codes,
+    store_values,
+    value_span,
+)
+from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
+
+_TOKENS = 16
+"""Whose values one program quantizes."""
 
 
 @triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=PER_ROW)
@@ -50,9 +61,7 @@ def store_step_values(
     """
     check_layout(layout)
     count = value.shape[0]
-    width = triton.next_power_of_2(max(layout.value_code_rows, layout.value_group))
-    tokens = max((TILE // 2 if clipping else TILE) // width, 1)
-    _values_kernel[(triton.cdiv(count, tokens), pages.shape[1])](
+    _values_kernel[(triton.cdiv(count, _TOKENS), pages.shape[1])](
         pages,
         slot_mapping,
         value,
@@ -62,9 +71,9 @@ def store_step_values(
         value.stride(1),
         LAYOUT_SPEC=layout.spec,
         RATIOS=ratios(clipping),
-        TOKENS=tokens,
+        TOKENS=_TOKENS,
         SPAN=value_span(layout),
-        num_warps=8 if clipping else 4,
+        num_warps=2,
         enable_fp_fusion=False,  # a fused multiply-add would round codes differently from the reference
     )
 
@@ -111,7 +120,15 @@ def _close_kernel(
             fresh_at = key + (start + position - before).to(tl.int64) * stride_token + head * stride_head
             j = part * J + tl.arange(0, J)
             in_block = group % (LAYOUT.block_size // G)
-            store_keys(record, in_block, position < before, ring_at, fresh_at, j, LAYOUT, RATIOS)
+            packed = tl.zeros([J, G], tl.int32)
+            for place in range(8 // LAYOUT.key_bits):
+                c = place * LAYOUT.key_code_bytes + j
+                here = (j < LAYOUT.key_code_bytes)[:, None]
+                x = load_staged(ring_at[None, :], c[:, None], here & (position < before)[None, :], LAYOUT.head_size)
+                mask = here & (position >= before)[None, :]
+                x += tl.load(fresh_at[None, :] + c[:, None], mask=mask, other=0.0).to(tl.float32)
+                packed |= quantize_keys(record, in_block, x, place, j, LAYOUT, RATIOS)
+            store_key_codes(record, in_block, packed, j, LAYOUT)
 
 
 def close_groups(
@@ -132,8 +149,8 @@ def close_groups(
             step.
     """
     check_layout(layout)
-    rows, group, j = batch.seq_lens.shape[0], layout.key_group, key_rows_of_a_tile(layout, clipping)
-    _close_kernel[(rows + key.shape[0] // group, pages.shape[1], triton.cdiv(layout.key_code_bytes, j))](
+    rows, slices = batch.seq_lens.shape[0], triton.cdiv(layout.key_code_bytes, KEY_SLICE)
+    _close_kernel[(rows + key.shape[0] // layout.key_group, pages.shape[1], slices)](
         pages,
         batch.query_start,
         batch.seq_lens,
@@ -152,7 +169,7 @@ def close_groups(
         LAYOUT_SPEC=layout.spec,
         RATIOS=ratios(clipping),
         STAGED=ring_key.shape[3],
-        J=j,
-        num_warps=8 if clipping else 4,
+        J=KEY_SLICE,
+        num_warps=1,
         enable_fp_fusion=False,
     )

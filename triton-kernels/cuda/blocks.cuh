@@ -34,15 +34,32 @@ __device__ __forceinline__ void copy_values(Buffer& buffer, const u8* record, u6
     copy(buffer.values, record + VALUE_CODES, sizeof(buffer.values), barrier);
 }
 
-// A warp's share of the blocks [block, end), every WARPS-th; quantized tokens end at ``tokens``.
+// Ask for a warp's first record.
+__device__ __forceinline__ void start_blocks(
+    Shared& shared, const u8* head_pages, const int* table, int stride_page, int block, int end, int warp, int lane
+) {
+    if (!BUFFERED || lane != 0) return;
+    Buffer& buffer = shared.work[warp].buffer;
+    u64 *keys_here = &shared.keys_here[warp], *values_here = &shared.values_here[warp];
+    start_barrier(keys_here), start_barrier(values_here);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    if (block < end) {
+        const u8* record = head_pages + (i64)__ldg(table + block) * stride_page;
+        copy_keys(buffer, 0, record, keys_here);
+        copy_values(buffer, record, values_here);
+    }
+}
+
+// A warp's share of the blocks [block, end), every WARPS-th; quantized tokens end at ``tokens``. After start_blocks.
 __device__ __forceinline__ void add_blocks(
     State& state, Shared& shared, const float* own, float scale_log2, bool live, const u8* head_pages,
     const int* table, int stride_page, int block, int end, int tokens, int warp, int lane
 ) {
     Query folded;
     float2 bias;
-    int id = block < end ? __ldg(table + block) : 0;
     if constexpr (!BUFFERED) {
+        int id = block < end ? __ldg(table + block) : 0;
         load_query(shared.query, own, scale_log2, live, warp, lane);
         __syncthreads();
         for (; block < end; block += WARPS) {
@@ -59,16 +76,7 @@ __device__ __forceinline__ void add_blocks(
     } else {
         Buffer& buffer = shared.work[warp].buffer;
         u64 *keys_here = &shared.keys_here[warp], *values_here = &shared.values_here[warp];
-        if (lane == 0) {
-            start_barrier(keys_here), start_barrier(values_here);
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            if (block < end) {
-                copy_keys(buffer, 0, head_pages + (i64)id * stride_page, keys_here);
-                copy_values(buffer, head_pages + (i64)id * stride_page, values_here);
-            }
-        }
-        id = block + WARPS < end ? __ldg(table + block + WARPS) : 0;
+        int id = block + WARPS < end ? __ldg(table + block + WARPS) : 0;
         load_query(shared.query, own, scale_log2, live, warp, lane);
         __syncthreads();
         const u8 *record = nullptr, *next;

@@ -25,3 +25,11 @@ __device__ __forceinline__ void wait(u64* barrier, u32 parity) {
                  "@!done bra again; }"
                  :: "r"(address_of(barrier)), "r"(parity) : "memory");
 }
+
+// Programmatic dependent launch (from sm_90): this kernel may start while the launch before it, append.py's, still runs.
+// Returns once that has ended and what it wrote can be read.
+__device__ __forceinline__ void wait_for_launch_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}

@@ -16,15 +16,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     float* __restrict__ part_lse,           // [tasks, Hq], base 2
     u32* __restrict__ arrived,              // [rows, H], zeros, left as zeros
     const int4* __restrict__ tasks,         // row, split, splits, groups of a split
-    const float* __restrict__ query,        // [rows, Hq, D], contiguous
+    const float* query,                     // [rows, Hq, D], contiguous
     const u8* __restrict__ pages,           // [blocks, H, record]
     const int* __restrict__ query_start,    // [rows + 1]
     const int* __restrict__ seq_lens,       // [rows]
     const int* __restrict__ block_table,    // [rows, blocks of a row]
     const int* __restrict__ slots,          // [rows]
     const int* __restrict__ readable_from,  // [rows]
-    const u8* __restrict__ ring_key,        // [slots, H, key_tokens, STAGED]
-    const u8* __restrict__ ring_value,      // likewise
+    const u8* ring_key,                     // [slots, H, key_tokens, STAGED]
+    const u8* ring_value,                   // likewise
     float scale_log2, int stride_out, int stride_out_head, int stride_page, int stride_table,
     int stride_key_slot, int stride_value_slot, int key_tokens, int value_tokens
 ) {
@@ -33,11 +33,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const int head = blockIdx.x, task = blockIdx.y, heads = gridDim.x;
     const int4 mine = tasks[task];
     const int row = mine.x, split = mine.y, live = mine.z, share = mine.w;
-    if (row < 0) return;
+    if (row < 0) return wait_for_launch_before();
     const int start = query_start[row], length = seq_lens[row], position = length - 1, readable = readable_from[row];
     const int closed = max(max(position - KEY_WINDOW, 0) / G * G, readable);
     const int rough = max(max(position - VALUE_WINDOW, 0) / VALUE_RESIDUAL * VALUE_RESIDUAL, readable);
     const int groups = closed / G;  // never past the quantized values
+    const int tokens = min((split + 1) * share, groups) * G, first = split * share * G / T, end = (tokens + T - 1) / T;
 
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const i64 first_head = (i64)start * heads * RATIO + head * RATIO;
@@ -45,13 +46,18 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const bool asks = lane / 4 < RATIO;
     const int* table = block_table + (i64)row * stride_table;
     const u8* head_pages = pages + (i64)head * RECORD;
+    // The launch before this one appends the step's tokens. A row reads of pages what earlier steps closed, except in the
+    // step of a prefix hit, which may be on a block that this very step fills.
+    const bool settled = position > readable;
+    if (settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, warp, lane);
+    wait_for_launch_before();
+    if (!settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, warp, lane);
+
     State state = {};
     state.high[0] = state.high[1] = -1e30f;  // finite: a warp may get no token
     if (groups > 0) {
-        const int tokens = min((split + 1) * share, groups) * G;
         add_blocks(
-            state, shared, own, scale_log2, asks, head_pages, table, stride_page, split * share * G / T + warp,
-            (tokens + T - 1) / T, tokens, warp, lane
+            state, shared, own, scale_log2, asks, head_pages, table, stride_page, first + warp, end, tokens, warp, lane
         );
         undo_factors(state);
     }

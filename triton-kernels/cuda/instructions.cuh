@@ -59,17 +59,17 @@ __device__ __forceinline__ void load_words(u32 (&to)[WORDS], const u8* from) {
     if constexpr (WORDS % 4 == 0) {
 #pragma unroll
         for (int i = 0; i < WORDS; i += 4) {
-            uint4 four = __ldg((const uint4*)(from + 4 * i));
+            uint4 four = *(const uint4*)(from + 4 * i);
             to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
         }
     } else if constexpr (WORDS % 2 == 0) {
 #pragma unroll
         for (int i = 0; i < WORDS; i += 2) {
-            uint2 two = __ldg((const uint2*)(from + 4 * i));
+            uint2 two = *(const uint2*)(from + 4 * i);
             to[i] = two.x, to[i + 1] = two.y;
         }
     } else {
 #pragma unroll
-        for (int i = 0; i < WORDS; ++i) to[i] = __ldg((const u32*)(from + 4 * i));
+        for (int i = 0; i < WORDS; ++i) to[i] = *(const u32*)(from + 4 * i);
     }
 }

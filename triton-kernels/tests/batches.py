@@ -184,10 +184,6 @@ class Step:
         """The way of decode and verification."""
         config, queries = self.config, max(row.count for row in self.rows)
         rotated_query = torch.empty(self.fresh_query.shape, device=self.out.device)
-        append_tokens(
-            self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,
-            rotated_query, *self.rings, config.clipping, config.rotation,
-        )  # fmt: skip
         tokens, query_heads = self.out.shape[:2]
         rows, heads, device = len(self.rows), self.pages.shape[1], self.out.device
         scratch = new_scratch(self.layout, rows, tokens * (1 + splits), heads, query_heads, device)
@@ -195,6 +191,10 @@ class Step:
         if device.type == "cuda" and queries == 1 and takes(self.layout, self.windows, query_heads // heads):
             tasks = new_tasks(rows, heads, device)
             plan_few(self.layout, self.windows, tasks, self.batch, heads)
+        append_tokens(
+            self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,
+            rotated_query, *self.rings, config.clipping, config.rotation,
+        )  # fmt: skip
         attend_few(
             self.layout, self.windows, self.out, rotated_query, self.pages, self.batch, *self.rings, self.scale,
             scratch, splits, queries, self.dtype, config.rotation, tasks,

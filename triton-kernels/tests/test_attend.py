@@ -48,6 +48,12 @@ def test_decode(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dty
     check(step, 4e-3)
 
 
+def test_decode_of_more_heads_than_a_program_appends() -> None:
+    step = Step(K4V4, [Row(126, 1), Row(127, 1), Row(130, 1)], 64, 6, 3, torch.float16).ready()
+    step.run_few(1)
+    check(step, 4e-3)
+
+
 @pytest.mark.parametrize(
     ("config", "head_size", "ratio", "dtype"),
     [

@@ -90,7 +90,7 @@ class Kivi:
 
     def _splits(self, shape: Shape) -> int:
         from vllm_kivi.kernels.attend import split_count
-        from vllm_kivi.kernels.decode import processors_of
+        from vllm_kivi.kernels.helpers import processors_of
 
         processors = processors_of(torch.cuda.current_device())
         return int(split_count(shape.batch, KV_HEADS, max(MAX_MODEL_LEN, shape.context), processors))

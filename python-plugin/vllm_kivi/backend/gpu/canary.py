@@ -94,14 +94,14 @@ def check_kernels(
 
     fresh = [x[prefilled:].to(device) for x in (query, key, value)]
     rotated_query = torch.empty(1, query_heads, d, dtype=torch.float32, device=device)
-    append_tokens(
-        layout, pages, few, slot_mapping[prefilled:], *fresh, rotated_query, ring_key, ring_value, config.clipping,
-        config.rotation,
-    )  # fmt: skip
     scratch, tasks = new_scratch(layout, 1, 3, heads, query_heads, device), None
     if compiled and takes(layout, windows, query_heads // heads):
         tasks = new_tasks(1, heads, device)
         plan_few(layout, windows, tasks, few, heads)
+    append_tokens(
+        layout, pages, few, slot_mapping[prefilled:], *fresh, rotated_query, ring_key, ring_value, config.clipping,
+        config.rotation,
+    )  # fmt: skip
     attend_few(
         layout, windows, out[prefilled:], rotated_query, pages, few, ring_key, ring_value, scale, scratch, 2,
         queries, dtype, config.rotation, tasks,

@@ -10,8 +10,8 @@ import torch
 from vllm_kivi.backend.gpu.prefill import Slab, flash_reach, new_slab, slab_units
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.attend import split_count
-from vllm_kivi.kernels.decode import processors_of
 from vllm_kivi.kernels.few import new_scratch
+from vllm_kivi.kernels.helpers import processors_of
 from vllm_kivi.layout import CacheLayout, staged_bytes
 
 
