@@ -16,6 +16,8 @@ GPUModelRunner (two methods)      who starts and who ended: owners of open group
   of both model runners, V1 and V2
 DefaultModelState.prepare_attn    whose row is whose (V2; V1 keeps it on the runner)      req_idx in the metadata (0.30)
 Worker.determine_available_…      staging is paid from the memory a user gives the cache  -
+Worker.wake_up                    sleep at level 2 drops rings and scratch with the       -
+                                  weights, and wakes with anything in their place
 ================================  ======================================================  ==============================
 
 Each wrapper calls straight through when the engine does not ask for KIVI. The V1 ``GPUModelRunner`` is also the base of
@@ -65,6 +67,7 @@ def install() -> None:
         from vllm.v1.worker.gpu_worker import Worker
 
         _wrap(Worker, "determine_available_memory", _available_memory)
+        _wrap(Worker, "wake_up", _wake_up)
         _wrap(DefaultModelState, "prepare_attn", _prepare_attention)
 
 
@@ -199,7 +202,6 @@ def _initialize_kv_cache(
         return original(runner, kv_cache_config, *args, **kwargs)
     from vllm_kivi.cache.fresh import FreshBlocks
     from vllm_kivi.cache.staging import SlotPool, building
-    from vllm_kivi.config import is_kivi_dtype
     from vllm_kivi.report import log_report
 
     runner.kivi_slots = SlotPool(runner.scheduler_config.max_num_seqs)
@@ -208,13 +210,19 @@ def _initialize_kv_cache(
         result = original(runner, kv_cache_config, *args, **kwargs)
     finally:
         building.reset(token)
-    groups = kv_cache_config.kv_cache_groups
-    layers = runner.vllm_config.compilation_config.static_forward_context.values()
-    ours = [layer for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
+    groups, ours = kv_cache_config.kv_cache_groups, _our_layers(runner.vllm_config)
     # In a group of its own every layer has memory of its own.
     runner.kivi_fresh = FreshBlocks([g.kv_cache_spec.block_size for g in groups], ours) if len(groups) > 1 else None
     log_report(runner.vllm_config, kv_cache_config)
     return result
+
+
+def _our_layers(vllm_config: Any) -> list[Any]:
+    """The attention layers of this worker that keep a KIVI cache."""
+    from vllm_kivi.config import is_kivi_dtype
+
+    layers = vllm_config.compilation_config.static_forward_context.values()
+    return [layer for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
 
 
 def _execute_model(original: Callable[..., Any], runner: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -268,3 +276,10 @@ def _available_memory(original: Callable[..., Any], worker: Any) -> int:
             "raise --kv-cache-memory-bytes or lower --max-num-seqs"
         )
     return left
+
+
+def _wake_up(original: Callable[..., Any], worker: Any, tags: list[str] | None = None) -> None:
+    original(worker, tags)
+    if tags is None or "weights" in tags:  # our memory was taken while the weights were loaded
+        for layer in _our_layers(worker.vllm_config):
+            layer.impl.restore()

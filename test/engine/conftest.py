@@ -41,13 +41,3 @@ def open_engine(checkpoint: Path, **arguments: Any) -> AbstractContextManager[An
 @pytest.fixture(scope="session")
 def engine() -> Callable[..., Any]:
     return open_engine
-
-
-def runner_of(llm: Any) -> Any:
-    """The model runner of an in-process engine."""
-    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
-
-
-def scheduler_of(llm: Any) -> Any:
-    """The scheduler of an in-process engine."""
-    return llm.llm_engine.engine_core.engine_core.scheduler

@@ -41,3 +41,13 @@ def generate(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
 def counter(llm: Any, name: str) -> int:
     """A counter of vLLM's metrics."""
     return sum(metric.value for metric in llm.get_metrics() if metric.name == name)
+
+
+def runner_of(llm: Any) -> Any:
+    """The model runner of an engine."""
+    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+
+
+def scheduler_of(llm: Any) -> Any:
+    """The scheduler of an engine."""
+    return llm.llm_engine.engine_core.engine_core.scheduler

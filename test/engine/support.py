@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,16 @@ def check_errors(errors: list[float]) -> None:
 def check_generated(outputs: list[Any], oracle: Oracle) -> None:
     """Every request's generated logits against the oracle."""
     check_errors([generated_error(output, oracle) for output in outputs])
+
+
+def reports_in(log: str) -> list[dict[str, Any]]:
+    """The report of each worker; the name that vLLM gives a worker's lines must agree with its rank."""
+    found = []
+    for line in log.splitlines():
+        if "KIVI_REPORT " in line:
+            found.append(json.loads(line.split("KIVI_REPORT ", 1)[1]))
+            assert f"(Worker_TP{found[-1]['rank']} pid=" in line
+    return sorted(found, key=lambda report: report["rank"])
 
 
 def _dense(entries: list[dict[int, Any]]) -> torch.Tensor:

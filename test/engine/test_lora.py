@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
+from adapters import RANK, adapt, write_adapter
 from models import TinyModel, write_checkpoint
-from safetensors.torch import save_file
 from support import check_generated, generated_error, oracle_for, prompt
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
 MODEL = TinyModel(64, 2, 3)
-RANK = 8
 LENGTHS = (1, 120, 128, 129, 257)
 """With 20 tokens of answer: hits of nothing, one and two blocks, and decode over the edge at 128."""
 
 SLOTS = 3
 """One more than there are adapters: on the CPU, vLLM 0.26.0 looks a request without an adapter up at -1, the last slot,
 and would answer it with the adapter there (vllm-project/vllm#48421); an empty slot adds nothing."""
-
-
-def adapt(net: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Add a random adapter to the weights of the attention's projections; returns it as PEFT names its tensors."""
-    generator, adapter = torch.Generator().manual_seed(seed), {}
-    with torch.no_grad():
-        for name, layer in net.named_modules():
-            if name.endswith(("q_proj", "k_proj", "v_proj", "o_proj")):
-                down = torch.randn(RANK, layer.in_features, generator=generator) / layer.in_features**0.5
-                up = torch.randn(layer.out_features, RANK, generator=generator) / RANK**0.5
-                layer.weight += up @ down
-                adapter[f"base_model.model.{name}.lora_A.weight"] = down
-                adapter[f"base_model.model.{name}.lora_B.weight"] = up
-    return adapter
-
-
-def write_adapter(adapter: dict[str, torch.Tensor], folder: Path) -> Path:
-    """Write the adapter as PEFT does; alpha is the rank, so that its product is added as it is."""
-    settings = {
-        "peft_type": "LORA",
-        "r": RANK,
-        "lora_alpha": RANK,
-        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
-        "bias": "none",
-    }
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-    save_file(adapter, folder / "adapter_model.safetensors")
-    return folder
 
 
 def test_adapters_share_a_batch_but_no_blocks(checkpoints: Path, tmp_path: Path, engine: Any) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MEGABYTE, runner_of, scheduler_of
-from inprocess import counter, generate
+from conftest import MEGABYTE
+from inprocess import counter, generate, runner_of, scheduler_of
 from models import TinyModel, WindowedModel, write_checkpoint
 from oracle import Oracle
 from support import (

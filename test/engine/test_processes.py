@@ -70,7 +70,8 @@ def test_spawned_processes_get_the_settings(checkpoints: Path, tmp_path: Path) -
 
 def test_without_kivi_vllm_is_untouched(checkpoints: Path, engine: Any) -> None:
     """With the plugin loaded but not asked for: vLLM's own backend, spec and block count, and exact attention."""
-    from conftest import MEGABYTE, runner_of, scheduler_of
+    from conftest import MEGABYTE
+    from inprocess import runner_of, scheduler_of
     from vllm.plugins import load_general_plugins
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
     from vllm.v1.kv_cache_interface import FullAttentionSpec

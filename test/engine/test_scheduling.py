@@ -5,19 +5,26 @@ Every case compares logits with the oracle over the request's full sequence; in 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MEGABYTE, runner_of, scheduler_of
-from inprocess import counter, generate
+from conftest import MEGABYTE
+from inprocess import counter, generate, runner_of, scheduler_of
 from models import TinyModel, write_checkpoint
 from oracle import Oracle
+from schedules import (
+    aborted_in_prefill_and_in_decode,
+    answer_after_a_wait,
+    cache_emptied_while_running,
+    drive,
+    hits_of_ended_requests,
+    requests,
+    samples,
+)
 from support import (
     ONE_CODE,
-    check_errors,
     check_generated,
     error_ratio,
     generated_error,
@@ -26,7 +33,6 @@ from support import (
     prompt,
     whole,
 )
-from vllm import SamplingParams
 
 MODEL = TinyModel(64, 2, 3)
 
@@ -49,15 +55,21 @@ def test_decode_crosses_group_edges(llm: Any, oracle: Oracle) -> None:
 
 
 def test_n_samples_share_the_prompt(llm: Any, oracle: Oracle) -> None:
-    sampling = SamplingParams(n=3, temperature=1.0, seed=7, max_tokens=20, ignore_eos=True, logprobs=-1)
-    output = llm.generate([{"prompt_token_ids": prompt(190, seed=33)}], sampling, use_tqdm=False)[0]
-    samples = output.outputs
-    assert len({tuple(sample.token_ids) for sample in samples}) == 3
-    errors = []
-    for sample in samples:
-        output.outputs = [sample]
-        errors.append(generated_error(output, oracle))
-    check_errors(errors)
+    check_generated(samples(llm, prompt(190, seed=33), 3), oracle)
+
+
+def test_running_requests_wait_for_many_steps(llm: Any, oracle: Oracle) -> None:
+    """A budget of fewer tokens than there are running requests: some wait in mid-group while others cross an edge."""
+    prompts = [prompt(n, seed=400 + n) for n in (100, 120, 40, 127, 250)]
+    check_generated(answer_after_a_wait(llm, prompts, 90), oracle)
+
+
+def test_hits_of_what_ended_or_aborted_requests_left(llm: Any, oracle: Oracle) -> None:
+    check_generated(hits_of_ended_requests(llm), oracle)
+
+
+def test_the_prefix_cache_is_emptied_while_requests_run(llm: Any, oracle: Oracle) -> None:
+    check_generated(cache_emptied_while_running(llm, [prompt(n, seed=600 + n) for n in (60, 120, 257)], 90), oracle)
 
 
 @pytest.mark.parametrize(("length", "hit"), [(256, 128), (257, 256), (300, 256), (129, 128), (128, 0)])
@@ -94,6 +106,14 @@ def test_answer_is_cached_for_the_next_turn(llm: Any, oracle: Oracle) -> None:
     following = generate(llm, [whole(turn) + prompt(20, seed=92)], 8)[0]
     assert following.num_cached_tokens == 256
     check_generated([following, turn], oracle)
+
+
+def test_abort_in_prefill_and_in_decode(llm: Any, oracle: Oracle) -> None:
+    """Aborts in mid-chunk and mid-group free slot and blocks, and touch nobody else."""
+    outputs = aborted_in_prefill_and_in_decode(llm)
+    generate(llm, [prompt(3, seed=3)], 1)  # the step that tells the worker who ended
+    assert runner_of(llm).kivi_slots.used <= 1
+    check_generated(outputs, oracle)
 
 
 @pytest.mark.parametrize(
@@ -144,66 +164,18 @@ def test_preemption_and_resume(checkpoints: Path, engine: Any, oracle: Oracle) -
     check_generated(outputs, oracle)
 
 
-def test_abort_in_prefill_and_in_decode(checkpoints: Path, engine: Any, oracle: Oracle) -> None:
-    """Aborts in mid-chunk and mid-group free slot and blocks, and touch nobody else."""
-    finished: dict[str, Any] = {}
-    sampling = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True, logprobs=-1)
-    checkpoint = write_checkpoint(MODEL, checkpoints)
-    with engine(checkpoint, kv_cache_dtype="kivi_k4v4", max_num_batched_tokens=100, max_num_seqs=3) as llm:
-        core = llm.llm_engine
-        for name, length in (("decoding", 50), ("prefilling", 400), ("stays", 110)):
-            core.add_request(name, {"prompt_token_ids": prompt(length, seed=length)}, sampling)
-        for step in range(200):
-            if step == 2:
-                core.abort_request(["prefilling"])
-            if step == 20:
-                core.abort_request(["decoding"])
-                core.add_request("late", {"prompt_token_ids": prompt(130, seed=131)}, sampling)
-            finished.update({output.request_id: output for output in core.step() if output.finished})
-            if not core.has_unfinished_requests():
-                break
-        generate(llm, [prompt(3, seed=3)], 1)  # the step that tells the worker who ended
-        assert runner_of(llm).kivi_slots.used <= 1
-    assert set(finished) == {"stays", "late"}
-    check_generated(list(finished.values()), oracle)
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_load(seed: int, checkpoints: Path, engine: Any, oracle: Oracle) -> None:
     """Arrivals, shared prefixes, aborts and a cache too small for all: every answer equals the oracle's."""
-    rng = random.Random(seed)
-    finished: dict[str, Any] = {}
-    prefixes = [prompt(rng.choice((128, 200, 256)), seed=seed * 100 + i) for i in range(3)]
-    checkpoint = write_checkpoint(MODEL, checkpoints)
+    checkpoint, asked = write_checkpoint(MODEL, checkpoints), requests(seed, 24, 150)
     with engine(
         checkpoint, kv_cache_dtype="kivi_k4v4", max_num_batched_tokens=150, max_num_seqs=8, num_gpu_blocks_override=9
     ) as llm:
-        core, waiting, aborted = llm.llm_engine, 24, set()
-        for _ in range(3000):
-            if waiting and rng.random() < 0.4:
-                waiting -= 1
-                tokens = (rng.choice(prefixes) if rng.random() < 0.6 else []) + prompt(
-                    rng.randint(1, 150), seed=seed * 1000 + waiting
-                )
-                length = rng.randint(20, 150)
-                core.add_request(
-                    f"r{waiting}",
-                    {"prompt_token_ids": tokens},
-                    SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, logprobs=-1),
-                )
-                if rng.random() < 0.2:
-                    aborted.add(f"r{waiting}")
-            if aborted and rng.random() < 0.1:
-                core.abort_request([aborted.pop()])
-            if core.has_unfinished_requests():
-                finished.update({output.request_id: output for output in core.step() if output.finished})
-            elif not waiting:
-                break
+        answered, _ = drive(llm.llm_engine, asked, seed)
         assert counter(llm, "vllm:num_preemptions") > 0
         assert counter(llm, "vllm:prefix_cache_hits") > 0
-        assert not core.has_unfinished_requests()
-    assert len(finished) > 12
-    check_generated([output for output in finished.values() if output.outputs[0].finish_reason != "abort"], oracle)
+    assert 12 < len(answered) < 24
+    check_generated(list(answered.values()), oracle)
 
 
 def test_the_block_count_is_honest(llm: Any) -> None:

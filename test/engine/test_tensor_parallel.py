@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from models import TinyModel, write_checkpoint
-from support import check_errors, check_generated, error_ratio, generated_logits, oracle_for, prompt, whole
+from support import check_errors, check_generated, error_ratio, generated_logits, oracle_for, prompt, reports_in, whole
 from vllm import SamplingParams, envs
 
 from vllm_kivi.config import PRESETS
@@ -26,16 +25,6 @@ CASES = {
 def generate(llm: Any) -> list[Any]:
     sampling = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, logprobs=-1)
     return llm.generate([{"prompt_token_ids": prompt(n, seed=40 + n)} for n in LENGTHS], sampling, use_tqdm=False)
-
-
-def reports_in(log: str) -> list[dict[str, Any]]:
-    """The report of each worker; the name that vLLM gives a worker's lines must agree with its rank."""
-    found = []
-    for line in log.splitlines():
-        if "KIVI_REPORT " in line:
-            found.append(json.loads(line.split("KIVI_REPORT ", 1)[1]))
-            assert f"(Worker_TP{found[-1]['rank']} pid=" in line
-    return sorted(found, key=lambda report: report["rank"])
 
 
 @pytest.fixture

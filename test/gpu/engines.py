@@ -34,6 +34,7 @@ def open_engine(checkpoint: Path, **arguments: Any) -> Iterator[Any]:
         "max_num_seqs": 16,
         "max_num_batched_tokens": 600,
         "kv_cache_memory_bytes": 1 << 30,
+        "gpu_memory_utilization": 0.05,  # what vLLM wants free; several tests may run side by side
         "dtype": "float16",
     }
     try:
@@ -43,14 +44,32 @@ def open_engine(checkpoint: Path, **arguments: Any) -> Iterator[Any]:
         torch.cuda.empty_cache()
 
 
+def oracles(
+    checkpoint: Path, head_size: int, preset: str, dtype: str, exact_layers: Container[int] = (), **settings: Any
+) -> tuple[Oracle, Oracle]:
+    """Of the format with its settings, and of an exact cache."""
+    rounded = {**settings_of(preset, head_size, **settings), "eight_bits": True}
+    oracle, exact = (
+        Oracle(checkpoint, chosen, getattr(torch, dtype), exact_layers, "cuda") for chosen in (rounded, None)
+    )
+    return oracle, exact
+
+
 def check(
-    outputs: list[Any], checkpoint: Path, head_size: int, preset: str, dtype: str, exact_layers: Container[int] = ()
+    outputs: list[Any],
+    checkpoint: Path,
+    head_size: int,
+    preset: str,
+    dtype: str,
+    exact_layers: Container[int] = (),
+    **settings: Any,
 ) -> None:
     """Every answer's logits against the oracle's."""
-    oracle, exact = (
-        Oracle(checkpoint, settings, getattr(torch, dtype), exact_layers, "cuda")
-        for settings in ({**settings_of(preset, head_size), "eight_bits": True}, None)
-    )
+    check_by(*oracles(checkpoint, head_size, preset, dtype, exact_layers, **settings), outputs)
+
+
+def check_by(oracle: Oracle, exact: Oracle, outputs: list[Any]) -> None:
+    """Every answer's logits against those of :func:`oracles`."""
     for output in outputs:
         length = len(output.prompt_token_ids)
         want = oracle.logits(whole(output)[:-1])[length - 1 :]

@@ -26,6 +26,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNWRITTEN = 143
 """Bytes of rings where no token was staged: as codes and exponent, numbers that would be seen."""
 
+UNSTORED = 255
+"""Bytes of pages where nothing was stored: as zeros and scales, not even numbers."""
+
 
 def tokens_of(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     """Keys or values whose channels differ in range, as keys do."""
@@ -84,7 +87,9 @@ class Step:
         ids = torch.randperm(1 + len(rows) * most, generator=generator)[: len(rows) * most] + 1
         self.table = ids.view(len(rows), most).int()
         self.slots = torch.randperm(len(rows), generator=generator).int()
-        self.before_pages = torch.zeros(2 + len(rows) * most, heads, self.layout.record_bytes, dtype=torch.uint8)
+        self.before_pages = torch.full(
+            (2 + len(rows) * most, heads, self.layout.record_bytes), UNSTORED, dtype=torch.uint8
+        )
         self.ring_key, self.ring_value = (
             torch.full((len(rows) + 1, heads, tokens, staged_bytes(head_size)), UNWRITTEN, dtype=torch.uint8)
             for tokens in (config.key_staging_tokens(drafts), config.value_staging_tokens(drafts))

@@ -44,6 +44,13 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
             self.vllm_config, self.config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
         )
 
+    def restore(self) -> None:
+        """Rings and scratch as they were when the model was loaded; vLLM's sleep may have dropped what they held."""
+        rings, work = self._state()
+        for ring in rings:
+            ring.zero_()
+        work.restore()
+
     def attend(
         self,
         query: torch.Tensor,

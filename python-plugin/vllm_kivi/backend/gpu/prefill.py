@@ -55,6 +55,13 @@ class Slab:
     value: torch.Tensor
     rotation: torch.Tensor | None
 
+    def restore(self) -> None:
+        """Put back what it must hold before its first use."""
+        self.key.zero_()
+        self.value.zero_()
+        if self.rotation is not None:
+            self.rotation.copy_(rotation_matrix(self.key.shape[-1], self.key.device))
+
 
 def new_slab(
     config: KiviConfig,

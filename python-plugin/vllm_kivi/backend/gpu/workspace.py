@@ -66,6 +66,12 @@ class Workspace:
         most = max(rows * queries * (1 + self.splits(rows)) for rows in range(1, max_seqs + 1))
         self.scratch = new_scratch(layout, max_seqs, most, heads, query_heads, device)
 
+    def restore(self) -> None:
+        """Put back what scratch must hold between steps, after its memory was given away and taken again."""
+        self.scratch.arrived.zero_()
+        if self.slab is not None:
+            self.slab.restore()
+
     def splits(self, rows: int) -> int:
         """Splits of a step of that many rows; the same for every step of a CUDA graph."""
         return int(split_count(rows, self.heads, self._max_model_len, self._processors))
