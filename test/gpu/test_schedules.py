@@ -1,4 +1,4 @@
-"""What the scheduler does to a cache, with CUDA graphs and asynchronous scheduling; as test/engine has it on the CPU."""
+"""What the scheduler does to a cache, with CUDA graphs and asynchronous scheduling; test/engine has it on the CPU."""
 
 from __future__ import annotations
 
