@@ -313,6 +313,7 @@ def _attend_kernel(
     WINDOWS_SPEC: tl.constexpr,
     RATIO: tl.constexpr,  # query heads of a KV head
     QUERIES: tl.constexpr,  # of a tile
+    TILES: tl.constexpr,  # of a row, where its tokens are split
     M: tl.constexpr,  # rows of a tile, >= QUERIES * RATIO
     TOKENS: tl.constexpr,  # of a tile of quantized groups
     NEW_TOKENS: tl.constexpr,  # of a tile of the newest tokens
@@ -335,7 +336,7 @@ def _attend_kernel(
     head, split, tile = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     heads = tl.num_programs(0)
     if SPLIT:
-        row, first_query = tile, 0
+        row, first_query = tile // TILES, tile % TILES * QUERIES
     else:
         row, first_query = row_of(tile, query_start, rows, QUERIES)
     start_token = tl.load(query_start + row)
@@ -351,7 +352,8 @@ def _attend_kernel(
         token_of_query = (start_token + tl.minimum(mine, count - 1)).to(tl.int64)
         query_head = head * RATIO + m % RATIO
         last_position = before + tl.minimum(first_query + QUERIES, count) - 1
-        groups = shared_groups(before + first_query, readable, LAYOUT, WINDOWS)
+        # All tiles of a row are split alike: merge.py knows rows only.
+        groups = shared_groups(before + (0 if SPLIT else first_query), readable, LAYOUT, WINDOWS)
 
         first = 0
         last = groups
@@ -503,7 +505,7 @@ def attend(
     heads, query_heads = pages.shape[1], query.shape[1]
     ratio = query_heads // heads
     rows = batch.seq_lens.shape[0]
-    queries = max(prefill_rows(layout) // ratio, 1)
+    queries = max(most_rows(layout) // ratio, 1)
     _launch(
         layout, windows, out, None, query, pages, batch, (ring_key, ring_value), (fresh_key, fresh_value), scale,
         queries, rows + query.shape[0] // queries, 0, fresh_key.dtype,
@@ -532,15 +534,16 @@ def attend_splits(
         queries: the most queries of a row.
         dtype: the model's; that of the tensor cores' operands for exact tokens.
     """
-    splits = scratch[1].shape[2] - 1
+    splits, ratio = scratch[1].shape[2] - 1, query.shape[1] // pages.shape[1]
+    each = min(queries, max(most_rows(layout) // ratio, 1))
     _launch(
         layout, windows, scratch[0], scratch[1], query, pages, batch, (ring_key, ring_value), None, scale,
-        queries, batch.seq_lens.shape[0], splits, dtype,
+        each, triton.cdiv(queries, each), splits, dtype,
     )  # fmt: skip
 
 
-def prefill_rows(layout: CacheLayout) -> int:
-    """Query rows of a tile of a row of many queries.
+def most_rows(layout: CacheLayout) -> int:
+    """Query rows of a tile, at most: queries times query heads of a KV head.
 
     From 64 rows on, Triton takes Hopper's wgmma, which Triton 3.6 miscompiles for accumulators of 32 columns (two-bit
     values, or a head size of 64): wrong results, illegal accesses. Those get tiles for the older instruction; so do
@@ -578,6 +581,7 @@ def _launch(
     splits: int,
     dtype: torch.dtype,
 ) -> None:
+    """One program a tile of ``queries``; ``tiles`` is their number or, with splits, that of each row."""
     check_layout(layout)
     heads = pages.shape[1]
     ratio = query.shape[1] // heads
@@ -585,7 +589,7 @@ def _launch(
     fresh_key, fresh_value = fresh or (None, None)
     rows = max(triton.next_power_of_2(queries * ratio), 16)
     tokens, warps, stages = tile_shape(layout, rows)
-    _attend_kernel[(heads, 1 + splits, tiles)](
+    _attend_kernel[(heads, 1 + splits, tiles * batch.seq_lens.shape[0] if splits else tiles)](
         out,
         lse,
         query,
@@ -618,6 +622,7 @@ def _launch(
         WINDOWS_SPEC=windows.spec,
         RATIO=ratio,
         QUERIES=queries,
+        TILES=tiles if splits else 1,
         M=rows,
         TOKENS=tokens,
         NEW_TOKENS=32,

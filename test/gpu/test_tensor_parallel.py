@@ -26,6 +26,7 @@ def test_two_ranks_answer_as_one(
     case: str, checkpoints: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # this process has used CUDA
     envs.disable_envs_cache()  # of an earlier engine in this process
     model, prompts = CASES[case], [prompt(n, seed=40 + n) for n in LENGTHS]
     checkpoint = write_checkpoint(model, checkpoints)

@@ -4,8 +4,8 @@
 
 Goes through the launchers with CPU tensors, so that what is compiled is what a GPU would be handed; only the launch
 itself is left out. Prints one JSON object a kernel:
-kernel, shared (bytes), byte_loads (instructions that load single bytes from global memory), registers, local (bytes of
-spilled registers a thread).
+case, kernel, shared (bytes), byte_loads (instructions that load single bytes from global memory), narrow (wgmma
+instructions of 32 columns), registers, local (bytes of spilled registers a thread).
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from vllm_kivi.kernels.tasks import plan_tasks
 from vllm_kivi.layout import staged_bytes
 
 
+DRAFTS = 5
+
+
 def compile_only(arch: int) -> None:
     """Make every launch compile for this architecture, report, and stop there."""
     target = GPUTarget("cuda", arch, 32)
@@ -51,9 +54,11 @@ def compile_only(arch: int) -> None:
             compiled = kernel.run(*args, grid=grid, warmup=True, **options)
             binary = resources(compiled.asm["cubin"])
             found = {
+                "case": case,
                 "kernel": kernel.fn.__name__,
                 "shared": compiled.metadata.shared,
                 "byte_loads": compiled.asm["ptx"].count("ld.global.b8"),
+                "narrow": compiled.asm["ptx"].count(".m64n32k"),
                 "registers": binary.registers,
                 "local": binary.stack,
             }
@@ -85,10 +90,11 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
         config.clipping, config.rotation,
     )  # fmt: skip
     scratch = new_scratch(layout, rows, 5 * rows, heads, heads * ratio, query.device)
-    attend_few(
-        layout, windows, query, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 4, 1, dtype,
-        config.rotation, None,
-    )  # fmt: skip
+    for queries in (1, DRAFTS + 1):
+        attend_few(
+            layout, windows, query, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 4, queries, dtype,
+            config.rotation, None,
+        )  # fmt: skip
     plan_tasks(layout, windows, torch.zeros(9, 4, dtype=torch.int32), batch, heads, 8)
     rings, staged = (ring_key, ring_value), (fresh, fresh)
     store_many(layout, pages, batch, slot_mapping, staged, staged, rings, config.clipping, config.rotation)

@@ -78,6 +78,13 @@ def test_verification_of_drafts_over_group_edges() -> None:
     check(step, 4e-3)
 
 
+def test_verification_in_several_tiles() -> None:
+    """Two queries of 16 heads fill a tile of two-bit values; all tiles of a row must be split alike."""
+    step = Step(K2V2, [Row(253, 6), Row(30, 3)], 64, 1, 16, torch.float16, drafts=5).ready()
+    step.run_few(2)
+    check(step, 4e-3)
+
+
 def test_both_ways_store_the_same_bytes() -> None:
     """What a page holds must not depend on how its tokens came: a prefix hit reads what decode stored."""
     rows = [Row(127, 1), Row(200, 56), Row(0, 128)]

@@ -39,17 +39,17 @@ def check_kernels(
     device: torch.device,
     compiled: bool,
 ) -> None:
-    """Prefill a block and some tokens, then decode one more.
+    """Prefill a block and some tokens, then verify as many more as a row of few may have.
 
     Args:
-        queries: the most tokens of a row of few.
+        queries: that number; one where nothing is drafted.
         compiled: check decode.cu where it takes the layout, as the engine's metadata will choose.
 
     Raises:
         CanaryError: which step, the shape, and by how much it is off.
     """
     d, prefilled = layout.head_size, layout.block_size + 2
-    count = prefilled + 1
+    count = prefilled + queries
     generator = torch.Generator().manual_seed(0)
 
     def random(n: int) -> torch.Tensor:  # vLLM changes the default dtype and device while it loads a model
@@ -93,8 +93,8 @@ def check_kernels(
     stage_newest(rings, many, staged)
 
     fresh = [x[prefilled:].to(device) for x in (query, key, value)]
-    rotated_query = torch.empty(1, query_heads, d, dtype=torch.float32, device=device)
-    scratch, tasks = new_scratch(layout, 1, 3, heads, query_heads, device), None
+    rotated_query = torch.empty(queries, query_heads, d, dtype=torch.float32, device=device)
+    scratch, tasks = new_scratch(layout, 1, 3 * queries, heads, query_heads, device), None
     if compiled and takes(layout, windows, query_heads // heads):
         tasks = new_tasks(1, heads, device)
         plan_few(layout, windows, tasks, few, heads)
@@ -114,7 +114,7 @@ def check_kernels(
         (0, "prefill"),
         (layout.key_group - 1, "prefill"),
         (prefilled - 1, "chunk"),
-        (count - 1, "decode"),
+        *((position, "decode") for position in range(prefilled, count)),
     ):
         want = _expected(config, layout, expected, query, key, value, position)
         error = error_ratio(got[position], want)
