@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -130,15 +130,29 @@ def hits_of_ended_requests(llm: Any) -> list[Any]:
 
 def cache_emptied_while_running(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
     """vLLM forgets its prefix cache in the middle of all answers, and every request starts again."""
+
+    def forget() -> None:
+        assert llm.reset_prefix_cache(reset_running_requests=True)
+
+    return _disturbed(llm, prompts, tokens, {20: forget, 50: forget})
+
+
+def weights_loaded_anew_while_running(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
+    """The same weights again, in mid-group, as after a step of training."""
+    return _disturbed(llm, prompts, tokens, {20: lambda: llm.collective_rpc("reload_weights")})
+
+
+def _disturbed(llm: Any, prompts: list[list[int]], tokens: int, events: dict[int, Callable[[], object]]) -> list[Any]:
+    """Answers, with an event before each of some steps."""
     core, ended = llm.llm_engine, {}
     for name, each in enumerate(prompts):
         _add(core, str(name), each, tokens)
     for step in range(10000):
-        if step in (20, 50):
-            assert llm.reset_prefix_cache(reset_running_requests=True)
+        events.get(step, lambda: None)()
         ended |= {int(output.request_id): output for output in core.step() if output.finished}
         if not core.has_unfinished_requests():
             break
+    assert step > max(events)
     return [ended[name] for name in range(len(prompts))]
 
 

@@ -22,6 +22,7 @@ from schedules import (
     hits_of_ended_requests,
     requests,
     samples,
+    weights_loaded_anew_while_running,
 )
 from support import (
     ONE_CODE,
@@ -106,6 +107,11 @@ def test_answer_is_cached_for_the_next_turn(llm: Any, oracle: Oracle) -> None:
     following = generate(llm, [whole(turn) + prompt(20, seed=92)], 8)[0]
     assert following.num_cached_tokens == 256
     check_generated([following, turn], oracle)
+
+
+def test_weights_are_loaded_anew_while_requests_run(llm: Any, oracle: Oracle) -> None:
+    outputs = weights_loaded_anew_while_running(llm, [prompt(n, seed=640 + n) for n in (60, 120, 257)], 90)
+    check_generated(outputs, oracle)
 
 
 def test_abort_in_prefill_and_in_decode(llm: Any, oracle: Oracle) -> None:

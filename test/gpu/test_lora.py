@@ -17,7 +17,7 @@ LENGTHS = (1, 120, 128, 129, 257)
 
 def test_adapters_share_a_batch_but_no_blocks(checkpoints: Path, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(MODEL, checkpoints)
-    pairs = [oracles(checkpoint, MODEL.head_size, "kivi_k4v4", "bfloat16") for _ in range(3)]
+    pairs = [oracles(checkpoint, MODEL.head_size, "kivi_k4v4", "float16") for _ in range(3)]
     adapters: list[LoRARequest | None] = [None]
     for number in (1, 2):
         adapter, _same = (adapt(oracle.model, seed=number) for oracle in pairs[number])
@@ -25,7 +25,7 @@ def test_adapters_share_a_batch_but_no_blocks(checkpoints: Path, tmp_path: Path)
     asked = [({"prompt_token_ids": prompt(n, seed=60 + n)}, adapter) for n in LENGTHS for adapter in adapters]
     prompts, chosen = (list(part) for part in zip(*asked, strict=True))
     sampling = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, logprobs=-1)
-    with open_engine(checkpoint, dtype="bfloat16", enable_lora=True, max_loras=2, max_lora_rank=RANK) as llm:
+    with open_engine(checkpoint, enable_lora=True, max_loras=2, max_lora_rank=RANK) as llm:
         miss, hit = (llm.generate(prompts, sampling, lora_request=chosen, use_tqdm=False) for _ in range(2))
 
     assert [output.num_cached_tokens for output in miss] == [0] * len(asked)

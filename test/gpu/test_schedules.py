@@ -18,6 +18,7 @@ from schedules import (
     hits_of_ended_requests,
     requests,
     samples,
+    weights_loaded_anew_while_running,
 )
 from support import prompt
 
@@ -56,6 +57,11 @@ def test_hits_of_what_ended_or_aborted_requests_left(llm: Any, exact: Any) -> No
 
 def test_the_prefix_cache_is_emptied_while_requests_run(llm: Any, exact: Any) -> None:
     check_by(*exact, cache_emptied_while_running(llm, [prompt(n, seed=600 + n) for n in (60, 120, 257)], 90))
+
+
+def test_weights_are_loaded_anew_while_requests_run(llm: Any, exact: Any) -> None:
+    outputs = weights_loaded_anew_while_running(llm, [prompt(n, seed=640 + n) for n in (60, 120, 257)], 90)
+    check_by(*exact, outputs)
 
 
 def test_abort_in_prefill_and_in_decode(llm: Any, exact: Any) -> None:

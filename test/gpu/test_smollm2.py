@@ -16,11 +16,16 @@ from record_answers import CANDIDATES, RECORD, TOKENS
 from vllm import SamplingParams
 
 MODEL = os.environ.get("KIVI_SMOLLM2", "")
-TIE = 0.25
-"""Nats. Two tokens this near on the CPU, in float32, may change places on the GPU, in float16 with rings of 8 bits."""
+TIE = 0.6
+"""Nats. Two tokens this near in the record may change places: the CPU backend itself does so up to 0.30 apart in
+float16 and 0.58 in bfloat16, where a few keys land on the other side of a rounding edge."""
 
 NEAR = 0.05
-"""Nats, mean over a request's tokens of the difference in the log-probability of what the CPU answered."""
+"""Nats, mean over a request's tokens of the difference in the log-probability of what the CPU answered (the CPU backend
+itself: up to 0.03 in float16, 0.05 in bfloat16)."""
+
+STRIDE = 4
+"""Tokens of an answer from one place on, of which all but the first are decoded."""
 
 pytestmark = pytest.mark.skipif(not MODEL, reason="KIVI_SMOLLM2 names no folder")
 
@@ -38,20 +43,23 @@ def llm() -> Any:
 
 
 def test_greedy_tokens(llm: Any, recorded: list[dict[str, Any]]) -> None:
-    """Decode: the same tokens up to a tie, and most answers to the end."""
-    sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
-    prompts = [{"prompt_token_ids": record["prompt"]} for record in recorded]
-    same = 0
-    for output, record in zip(llm.generate(prompts, sampling, use_tqdm=False), recorded, strict=True):
-        got, want = list(output.outputs[0].token_ids), record["answer"]
-        at = next((i for i, pair in enumerate(zip(got, want, strict=True)) if pair[0] != pair[1]), None)
-        if at is None:
-            same += 1
-            continue
-        candidates = record["logprobs"][at]
-        gap = candidates[str(want[at])] - candidates.get(str(got[at]), -100.0)
-        assert gap < TIE, f"prompt of {len(record['prompt'])} tokens, answer's token {at}: {gap:.3f} nats apart"
-    assert same >= len(recorded) // 2
+    """Decode from many places of each answer on: the same tokens but for ties, and their log-probabilities."""
+    places = [(record, at) for record in recorded for at in range(0, TOKENS - STRIDE + 1, STRIDE)]
+    prompts = [{"prompt_token_ids": record["prompt"] + record["answer"][:at]} for record, at in places]
+    sampling = SamplingParams(temperature=0, max_tokens=STRIDE, ignore_eos=True, logprobs=0)
+    off = []
+    for output, (record, at) in zip(llm.generate(prompts, sampling, use_tqdm=False), places, strict=True):
+        answer = output.outputs[0]
+        for i, (got, entry) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True)):
+            want, candidates = record["answer"][at + i], record["logprobs"][at + i]
+            if got != want:
+                gap = candidates[str(want)] - candidates.get(str(got), -100.0)
+                assert gap < TIE, f"prompt of {len(record['prompt'])} tokens, answer's {at + i}: {gap:.3f} nats apart"
+                break
+            if i:
+                off.append(abs(entry[got].logprob - candidates[str(want)]))
+    assert len(off) > 0.8 * len(places) * (STRIDE - 1)
+    assert sum(off) / len(off) < NEAR
 
 
 def test_log_probabilities(llm: Any, recorded: list[dict[str, Any]]) -> None:

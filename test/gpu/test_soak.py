@@ -77,7 +77,6 @@ def test_half_an_hour(drafting: Any, checkpoints: Path, monkeypatch: pytest.Monk
 
     worst, tokens = 0.0, 0
     sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1)
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
     with engine(checkpoint, enable_prefix_caching=False, max_num_seqs=1, max_num_batched_tokens=1024) as llm:
         for name, output in answered.items():
             prompt, answer = {"prompt_token_ids": whole(output)}, output.outputs[0]

@@ -30,14 +30,14 @@ def test_two_ranks_answer_as_one(
     envs.disable_envs_cache()  # of an earlier engine in this process
     model, prompts = CASES[case], [prompt(n, seed=40 + n) for n in LENGTHS]
     checkpoint = write_checkpoint(model, checkpoints)
-    with open_engine(checkpoint, dtype="bfloat16", tensor_parallel_size=2, distributed_executor_backend="mp") as llm:
+    with open_engine(checkpoint, tensor_parallel_size=2, distributed_executor_backend="mp") as llm:
         miss, hit = (generate(llm, prompts, 140) for _ in range(2))
     log = capfd.readouterr()
-    with open_engine(checkpoint, dtype="bfloat16") as llm:
+    with open_engine(checkpoint, dtype="float16") as llm:
         alone = generate(llm, prompts, 140)
 
     assert [output.num_cached_tokens for output in hit] == [(n - 1) // 128 * 128 for n in LENGTHS]
-    check([*miss, *hit], checkpoint, model.head_size, "kivi_k4v4", "bfloat16")
+    check([*miss, *hit], checkpoint, model.head_size, "kivi_k4v4", "float16")
     check_same_tokens(hit, miss)
     check_same_tokens(miss, alone)
     reports = reports_in(log.out + log.err)

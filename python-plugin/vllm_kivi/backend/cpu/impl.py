@@ -21,7 +21,12 @@ class KiviCpuImpl(KiviImpl[KiviMetadata]):
     _kernels: CpuKernels | None = None
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
-        """Checks the kernels and allocates the ring: during model load, before vLLM counts what memory is left."""
+        """Checks the kernels and allocates the ring: during model load, before vLLM counts what memory is left.
+
+        vLLM calls it again when it loads weights anew; what requests have staged then stays.
+        """
+        if self.ring is not None:
+            return
         dtype, drafts = ring_dtype(act_dtype), self.vllm_config.num_speculative_tokens
         use_threads(torch.get_num_threads())
         self._kernels = checked_kernels(self.layout, self.num_heads // self.num_kv_heads, self.config.clipping, dtype)

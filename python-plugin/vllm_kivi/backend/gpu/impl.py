@@ -30,7 +30,13 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         self.windows = windows_of(self.config)
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
-        """Checks the kernels and allocates rings and scratch: during model load, before vLLM counts what is left."""
+        """Checks the kernels and allocates rings and scratch: during model load, before vLLM counts what is left.
+
+        vLLM calls it again when it loads weights anew; what requests have staged then stays where it is, since CUDA
+        graphs know the place.
+        """
+        if self._rings is not None:
+            return
         device = torch.device("cuda", torch.cuda.current_device())
         drafts = self.vllm_config.num_speculative_tokens
         compiled = compiled_decode(self.vllm_config)
