@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { CACHE_NAMES } from "../core/bench/caches.js";
+import { CACHE_NAME_FORM, canonicalName } from "../core/bench/caches.js";
 import { SUITES } from "../core/bench/config.js";
 import { parseShape, type Shape } from "../core/bench/shapes.js";
 import { byteSize, choice, choiceList, decimal, integer } from "../shared/values.js";
@@ -23,6 +23,16 @@ const shapes = z.string().transform((text, context): Shape[] => {
   });
 });
 
+/** Any name will do here: which there are, the installed vLLM says. */
+const caches = z.string().transform((text, context): string[] => {
+  const words = text.split(",").map((word) => word.trim());
+  const wrong = words.find((word) => !CACHE_NAME_FORM.test(word));
+  if (wrong === undefined) return [...new Set(words.map(canonicalName))];
+  const message = `expected a comma-separated list of caches such as bf16,fp8,k4v4, found "${wrong}"`;
+  context.addIssue({ code: "custom", message });
+  return z.NEVER;
+});
+
 /** KIVI's settings in a file; numbers and switches in YAML's own types. */
 const kivi = z.strictObject({
   "key-group": integer({ min: 8 }).optional(),
@@ -39,7 +49,7 @@ const kivi = z.strictObject({
 const shared = {
   model: z.string().min(1),
   venv: z.string().min(1),
-  caches: choiceList(CACHE_NAMES),
+  caches,
   suites: choiceList(SUITES),
   shapes,
   repeats: integer({ min: 1, max: 1000 }),

@@ -48,8 +48,8 @@ export const bench = defineCommand({
     },
     {
       flags: "--caches <list>",
-      description: CACHE_NAMES.join(", "),
-      defaultText: "all that the platform has",
+      description: "bf16, presets of KIVI, and any KV cache of the installed vLLM",
+      defaultText: CACHE_NAMES.join(","),
     },
     { flags: "--suites <list>", description: SUITES.join(", "), defaultText: DEFAULT_SUITES.join(",") },
     {

@@ -1,12 +1,13 @@
 /** The saved result of a matrix: one versioned JSON document that reporters read without the machine it came from. */
 import { z } from "zod";
-import { CACHE_NAMES } from "./caches.js";
+import { CACHE_NAME_FORM } from "./caches.js";
 import { SUITES } from "./config.js";
 import { serveSchema } from "./serving/schema.js";
 
 export const SCHEMA_VERSION = 1;
 export const RESULT_KIND = "kivi-bench";
 
+const cacheName = z.string().regex(CACHE_NAME_FORM, "expected the name of a cache");
 const count = z.number().int().nonnegative();
 const positive = z.number().positive();
 
@@ -134,7 +135,7 @@ export const workerResultSchema = z.object({
 export const cellSchema = workerResultSchema.extend({
   /** Hash of all that decides the figures: configuration, versions, hardware, model. */
   key: z.string(),
-  cache: z.enum(CACHE_NAMES),
+  cache: cacheName,
   cacheDtype: z.string(),
   /** Missing on a platform is then no failure of the run. */
   optional: z.boolean(),
@@ -152,7 +153,7 @@ export const benchResultSchema = z.object({
   model: z.string(),
   /** The same for equal models at different paths; not in the results of earlier versions. */
   modelFingerprint: z.string().optional(),
-  planned: z.array(z.enum(CACHE_NAMES)),
+  planned: z.array(cacheName),
   suites: z.array(z.enum(SUITES)),
   /** The whole configuration as it was run. */
   config: z.record(z.string(), z.unknown()),

@@ -10,6 +10,7 @@ import type { MatrixConfig } from "./config.js";
 import { modelFingerprint, readEnvironment } from "./environment.js";
 import { remaining } from "./eta.js";
 import { requireTokenizer, textHash } from "./inputs.js";
+import { requireKnownCaches } from "./known-caches.js";
 import { type PlannedCell, planCells } from "./matrix.js";
 import { shareReference } from "./reference.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
@@ -66,6 +67,7 @@ export async function prepareMatrix(
       `Run kivi install ${join(config.python, "..", "..")}, or measure vLLM's own caches with --caches bf16,fp8.`,
     );
   }
+  await requireKnownCaches(ctx, config);
   const stamp = new Date(ctx.clock.now()).toISOString().replace(/[-:]|\.\d+Z$/g, "");
   const fingerprint = await modelFingerprint(config.model);
   await requireTokenizer(config);
