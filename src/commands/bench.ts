@@ -136,6 +136,11 @@ export const bench = defineCommand({
     },
     { flags: "--dry-run", description: "print the cells, run nothing" },
   ],
+  passThrough: {
+    name: "vllm args",
+    description:
+      "handed to vLLM as they are, e.g. --pipeline-parallel-size 2 --distributed-executor-backend ray",
+  },
   schema: async () => (await import("./bench.schema.js")).schema,
   handler: async () => (await import("./bench.handler.js")).handler,
 });

@@ -12,6 +12,7 @@ import {
   runMatrix,
 } from "../../src/core/bench/index.js";
 import type { CellSpec } from "../../src/core/bench/matrix.js";
+import { requireFreeArguments } from "../../src/core/bench/vllm-args.js";
 import { Interruption } from "../../src/shared/errors.js";
 import type { Command, Finished, RunOptions } from "../../src/shared/process.js";
 import { temporaryFolder } from "../helpers/cli.js";
@@ -91,6 +92,31 @@ describe("the matrix", () => {
       kivi: { rotation: false, key_group: 64, key_window: 32, value_residual: 16, value_window: 0 },
     });
   });
+
+  it("hands words for vLLM to every cell, and keeps no cell that was measured with others", async () => {
+    const config = request({ caches: ["bf16", "k4v4"], vllmArgs: ["--pipeline-parallel-size", "2"] });
+    const first = machine(() => undefined);
+    const result = await runMatrix(first.context, config);
+    expect(result).toMatchObject({ argv: ["bench", "model"], config: { vllmArgs: config.vllmArgs } });
+    const specs = first.commands
+      .slice(1)
+      .map((c) => JSON.parse(readFileSync(c.argv[2] ?? "", "utf8")) as CellSpec);
+    expect(specs.map((spec) => spec.vllm_args)).toEqual([config.vllmArgs, config.vllmArgs]);
+    const same = machine(() => undefined);
+    await runMatrix(same.context, { ...config, resume: true });
+    expect(same.commands).toHaveLength(1);
+    const other = machine(() => undefined);
+    await runMatrix(other.context, { ...config, vllmArgs: undefined, resume: true });
+    expect(other.commands).toHaveLength(3);
+  });
+
+  it.each([["--max-model-len=128"], ["--tensor_parallel_size", "2"], ["-tp", "2"], ["--api-key", "secret"]])(
+    "refuses vLLM's %s, which has a name of its own",
+    (...words) => {
+      expect(() => requireFreeArguments(words)).toThrow(/conflicts with what kivi bench sets itself/);
+      expect(() => requireFreeArguments(["--pipeline-parallel-size", "2"])).not.toThrow();
+    },
+  );
 
   it("saves the result after each cell", async () => {
     const config = request({ caches: ["bf16", "fp8", "k4v4"] });

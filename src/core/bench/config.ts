@@ -4,10 +4,10 @@ import { completeQuality, longestSequence, type QualitySettings } from "./qualit
 import { completeServing, longestServed, type ServingSettings } from "./serving/settings.js";
 import type { Shape } from "./shapes.js";
 
-export const SUITES = ["capacity", "throughput", "perplexity", "quality", "serve"] as const;
+export const SUITES = ["capacity", "fill", "throughput", "perplexity", "quality", "serve"] as const;
 export type Suite = (typeof SUITES)[number];
 
-/** What runs unless suites are named: quality and serve each take as long as these together, or longer. */
+/** What runs unless suites are named: the others each take as long as these together, or longer. */
 export const DEFAULT_SUITES: readonly Suite[] = ["capacity", "throughput", "perplexity"];
 
 export type Device = "cpu" | "cuda";
@@ -43,6 +43,8 @@ export interface MatrixConfig {
   readonly maxNumBatchedTokens: number;
   readonly dtype: string;
   readonly tensorParallelSize: number;
+  /** For vLLM as they are, in the words of its command line; left out where there are none. */
+  readonly vllmArgs?: readonly string[] | undefined;
   /** False lets vLLM compile the model and capture graphs. */
   readonly enforceEager: boolean;
   /** `dummy` measures the architecture with random weights: figures of speed and capacity hold, the others do not. */

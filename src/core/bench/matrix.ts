@@ -22,6 +22,7 @@ export interface CellSpec {
   readonly quality?: object;
   /** The baseline's answers for the suite quality: its cell writes them, the others read them. */
   readonly reference?: string;
+  readonly vllm_args?: readonly string[];
   readonly log: string;
   readonly result: string;
 }
@@ -90,6 +91,7 @@ export function planCells(
       cache_dtype: cacheKind(cache).dtype,
       engine: engineArguments(config, cache),
       context: config.context,
+      ...(config.vllmArgs === undefined ? {} : { vllm_args: config.vllmArgs }),
       // The worker serves nothing: alone, it says which machine this is and whether vLLM has the cache.
       suites: config.suites.filter((suite) => suite !== "serve"),
       ...(config.suites.includes("throughput")
@@ -136,7 +138,7 @@ function servingPlan(
       ...(kivi ? config.kivi : {}),
       model: config.model,
       cacheDtype: dtype,
-      vllmArgs: serverArguments(engineArguments(config, cache)),
+      vllmArgs: [...serverArguments(engineArguments(config, cache)), ...(config.vllmArgs ?? [])],
     },
     load: config.serving,
     seed: config.seed,

@@ -19,6 +19,8 @@ const machine = z.object({
   platform: z.string(),
   device: z.string(),
   deviceCount: count,
+  /** Of NVIDIA; null without a GPU, not in the results of earlier versions. */
+  driver: z.string().nullish(),
   cpus: count,
   os: z.string(),
 });
@@ -56,6 +58,20 @@ const capacity = z.object({
   context: count,
   concurrency: z.number().nonnegative(),
   specs: z.array(z.string()),
+});
+
+/** As many tokens in the cache at one moment as could be brought there. */
+const fill = z.object({
+  /** What vLLM says that it holds. */
+  tokens: count,
+  filledTokens: count,
+  sequences: count,
+  filledSequences: count,
+  longest: count,
+  sequencesLimit: count,
+  newTokens: count,
+  preemptions: count,
+  seconds: positive,
 });
 
 const throughput = z.object({
@@ -124,6 +140,8 @@ export const workerResultSchema = z.object({
   engine: engine.optional(),
   kivi: kivi.nullish(),
   capacity: capacity.optional(),
+  /** Not in the results of earlier versions. */
+  fill: fill.optional(),
   throughput: z.array(throughput).optional(),
   perplexity: perplexity.optional(),
   /** Not in the results of earlier versions. */
@@ -155,6 +173,8 @@ export const benchResultSchema = z.object({
   modelFingerprint: z.string().optional(),
   planned: z.array(cacheName),
   suites: z.array(z.enum(SUITES)),
+  /** The words that kivi was started with; not in the results of earlier versions. */
+  argv: z.array(z.string()).optional(),
   /** The whole configuration as it was run. */
   config: z.record(z.string(), z.unknown()),
   cells: z.array(cellSchema),

@@ -116,6 +116,7 @@ class Matrix implements PreparedMatrix {
       modelFingerprint: fingerprint,
       planned: cells.map((cell) => cell.cache),
       suites: [...config.suites],
+      argv: [...ctx.argv],
       config: { ...config },
       cells: [],
       complete: false,

@@ -1,6 +1,7 @@
 /** The closed list of figures that a gate can name, each read from one cell of a saved result. */
 import { BASELINE } from "../bench/caches.js";
 import type { Cell } from "../bench/result.js";
+import { FILL_METRICS } from "./fill.js";
 import { SHAPES } from "./loads.js";
 import { againstBase, type Metric, metric, unlikeConditions, without } from "./metric.js";
 import { QUALITY_METRICS } from "./quality.js";
@@ -122,6 +123,7 @@ export const METRICS: readonly Metric[] = [
     conditions: (cell) => ({ context: cell.capacity?.context }),
     read: ofCapacity((capacity) => capacity.concurrency),
   }),
+  ...FILL_METRICS,
   metric({
     name: "prefill_tokens_per_second",
     meaning: "prompt tokens a second, for each load",

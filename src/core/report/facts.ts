@@ -1,4 +1,5 @@
 /** What a result says of its model, engine and machine: shown beside its figures, and compared between results. */
+import { showCommand } from "../../shared/process.js";
 import { BASELINE } from "../bench/caches.js";
 import type { BenchResult, Cell } from "../bench/result.js";
 import { serveSetup } from "../bench/serving/index.js";
@@ -63,6 +64,7 @@ export const FACTS: readonly Fact[] = [
   { name: "eager", kind: "decisive", read: ofCell((cell) => cell.engine?.enforceEager) },
   { name: "prefix caching", kind: "decisive", read: ofCell((cell) => cell.engine?.prefixCaching) },
   { name: "tensor parallel", kind: "decisive", read: ofCell((cell) => cell.engine?.tensorParallelSize) },
+  { name: "vLLM arguments", kind: "decisive", read: setting("vllmArgs") },
   { name: "cache memory", kind: "decisive", unit: "bytes", read: setting("kvMemoryBytes") },
   { name: "GPU memory utilization", kind: "decisive", read: setting("gpuMemoryUtilization") },
   { name: "load format", kind: "decisive", read: setting("loadFormat") },
@@ -87,6 +89,7 @@ export const FACTS: readonly Fact[] = [
   { name: "serving setup", kind: "decisive", read: ofCell((cell) => cell.serve && serveSetup(cell.serve)) },
   { name: "vLLM", kind: "noted", read: ofCell((cell) => cell.machine?.vllm) },
   { name: "torch", kind: "noted", read: ofCell((cell) => cell.machine?.torch) },
+  { name: "driver", kind: "noted", read: ofCell((cell) => cell.machine?.driver ?? undefined) },
   { name: "Python", kind: "noted", read: ofCell((cell) => cell.machine?.python) },
   {
     name: "vllm-kivi",
@@ -97,6 +100,7 @@ export const FACTS: readonly Fact[] = [
   { name: "KIVI settings", kind: "noted", read: setting("kivi") },
   { name: "operating system", kind: "noted", read: ofCell((cell) => cell.machine?.os) },
   { name: "seed", kind: "noted", read: setting("seed") },
+  { name: "command", kind: "time", read: ({ argv }) => argv && showCommand(["kivi", ...argv]) },
   { name: "started", kind: "time", read: (result) => result.createdAt },
   { name: "updated", kind: "time", read: (result) => result.updatedAt },
 ];
