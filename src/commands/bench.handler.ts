@@ -11,7 +11,7 @@ import {
   prepareMatrix,
 } from "../core/bench/index.js";
 import type { QualitySettings } from "../core/bench/quality.js";
-import type { ServingSettings } from "../core/bench/serving/index.js";
+import type { ServingSettings, UserSettings } from "../core/bench/serving/index.js";
 import { requireFreeArguments } from "../core/bench/vllm-args.js";
 import {
   configDifferences,
@@ -119,8 +119,21 @@ function qualitySettings(quality: NonNullable<FileInput["quality"]>): Partial<Qu
   };
 }
 
+function slo(limits: NonNullable<NonNullable<FileInput["serving"]>["slo"]>): UserSettings["slo"] {
+  return { ttftMs: limits["ttft-ms"], tpotMs: limits["tpot-ms"], e2elMs: limits["e2el-ms"] };
+}
+
+function userSettings(users: NonNullable<FileInput["concurrency"]>): Partial<UserSettings> {
+  return {
+    inputTokens: users["input-tokens"],
+    outputTokens: users["output-tokens"],
+    requests: users.requests,
+    most: users.most,
+    slo: users.slo && slo(users.slo),
+  };
+}
+
 function servingSettings(serving: NonNullable<FileInput["serving"]>): Partial<ServingSettings> {
-  const { slo } = serving;
   return {
     rates: serving.rates,
     prompts: serving.prompts,
@@ -128,14 +141,20 @@ function servingSettings(serving: NonNullable<FileInput["serving"]>): Partial<Se
     outputTokens: serving["output-tokens"],
     repeats: serving.repeats,
     warmupPrompts: serving["warmup-prompts"],
-    slo: slo && { ttftMs: slo["ttft-ms"], tpotMs: slo["tpot-ms"], e2elMs: slo["e2el-ms"] },
+    slo: serving.slo && slo(serving.slo),
   };
 }
 
 async function matrixConfig(
   ctx: Context,
   input: Omit<BenchInput, "config" | "failIf">,
-  { kivi, quality, serving, vllmArgs }: Pick<FileInput, "kivi" | "quality" | "serving" | "vllmArgs">,
+  {
+    kivi,
+    quality,
+    serving,
+    concurrency,
+    vllmArgs,
+  }: Pick<FileInput, "kivi" | "quality" | "serving" | "concurrency" | "vllmArgs">,
 ): Promise<MatrixConfig> {
   const model = modelPath(ctx, input.model);
   if (input.kvMemory !== undefined && input.gpuMemoryUtilization !== undefined) {
@@ -176,6 +195,7 @@ async function matrixConfig(
       ...(serving === undefined ? {} : servingSettings(serving)),
       ...(input.rates === undefined ? {} : { rates: input.rates }),
     },
+    users: concurrency === undefined ? undefined : userSettings(concurrency),
     context: input.context,
     kvMemoryBytes: input.kvMemory,
     gpuMemoryUtilization: input.gpuMemoryUtilization,

@@ -6,7 +6,7 @@ import { byteSize, choice, choiceList, decimal, integer } from "../shared/values
 import { gateFlags, gateList } from "./gates.schema.js";
 import { residualTokens, retiredWindow, windowTokens } from "./kivi-settings.schema.js";
 import { qualitySection } from "./quality-settings.schema.js";
-import { rateList, servingSection } from "./serving-settings.schema.js";
+import { rateList, servingSection, usersSection } from "./serving-settings.schema.js";
 
 const tokens = () => integer({ min: 1, max: 16_777_216 });
 
@@ -76,6 +76,7 @@ export const fileFields = {
   kivi,
   quality: qualitySection,
   serving: servingSection,
+  concurrency: usersSection,
   thresholds: gateList(),
   // A list in a file is joined by commas before it is read.
   vllmArgs: z.string().transform((text) => text.split(/[\s,]+/).filter((word) => word !== "")),

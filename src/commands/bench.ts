@@ -8,7 +8,7 @@ export const bench = defineCommand({
   description:
     "Runs one fresh vLLM engine for each KV cache with the same memory, and measures how many tokens it holds, how fast " +
     "it is and what it costs in perplexity, and if asked how far its answers move from those of bf16 (quality) and how a " +
-    "server stands up to requests that arrive at given rates (serve, with vLLM's own load client). The bf16 cache runs first; the table shows ratios to it. The result is saved " +
+    "server stands up to requests that arrive at given rates (serve, with vLLM's own load client; concurrency: how many users it bears within limits). The bf16 cache runs first; the table shows ratios to it. The result is saved " +
     "after each cell. Exit code 1 when a cell that was asked for could not run, or a condition of --fail-if holds or has " +
     "no figure (kivi gate --help lists the metrics).",
   examples: [
@@ -132,7 +132,7 @@ export const bench = defineCommand({
     {
       flags: "--config <file>",
       description:
-        "YAML with these names as keys (and kivi: for settings, quality: and serving: for sizes, thresholds: for conditions); flags win",
+        "YAML with these names as keys (and kivi: for settings, quality:, serving: and concurrency: for sizes, thresholds: for conditions); flags win",
     },
     { flags: "--dry-run", description: "print the cells, run nothing" },
   ],

@@ -6,6 +6,7 @@ import { isWithinNoise, ratioInterval } from "./interval.js";
 import { differTooMuch } from "./noise.js";
 import { QUALITY_METRICS } from "./quality.js";
 import { serveSections } from "./serve.js";
+import { USERS_METRICS } from "./users.js";
 
 export interface Reading {
   /** Null where the engine had no figure: measured, but nothing to divide by. */
@@ -132,6 +133,7 @@ export function metricSections(results: readonly BenchResult[]): Metric[][] {
     ...(cells.some((cell) => cell.perplexity) ? [[perplexityMetric]] : []),
     ...(cells.some((cell) => cell.quality) ? [[...QUALITY_METRICS]] : []),
     ...serveSections(cells),
+    ...(cells.some((cell) => cell.concurrency) ? [[...USERS_METRICS]] : []),
   ];
 }
 

@@ -154,6 +154,7 @@ describe("Markdown", () => {
       | quality setup | unknown |
       | quality text | unknown |
       | serving setup | unknown |
+      | users setup | unknown |
       | vLLM | 0.26.0 |
       | torch | 2.11.0+cu130 |
       | driver | unknown |

@@ -84,7 +84,7 @@ export async function runCell(ctx: Context, planned: PlannedCell, options: CellO
   };
 }
 
-/** Adds the figures of the suite `serve`, or why there are none, to what the worker measured. */
+/** Adds the figures of the suites that need a server, or why there are none, to what the worker measured. */
 async function withServing(
   ctx: Context,
   { serving, spec }: PlannedCell,
@@ -93,17 +93,18 @@ async function withServing(
 ): Promise<WorkerResult & { readonly log?: string }> {
   if (serving === undefined || worker.status !== "ok") return worker;
   try {
-    const { serve, cache, report } = await serveAndMeasure(ctx, serving, {
+    const { startSeconds, serve, concurrency, cache, report } = await serveAndMeasure(ctx, serving, {
       env: WORKER_ENVIRONMENT,
       timeoutMs,
       onProgress: (detail, step, steps) => onEvent({ phase: "serve", detail, step, steps }),
     });
     return {
-      startSeconds: serve.startSeconds,
+      startSeconds,
       engine: servedEngine(spec.engine, cache, report),
       kivi: report && { ...report },
       ...worker,
-      serve,
+      ...(serve && { serve }),
+      ...(concurrency && { concurrency }),
     };
   } catch (error) {
     ctx.signal.throwIfAborted();

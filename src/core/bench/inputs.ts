@@ -40,7 +40,7 @@ const TOKENIZER = /^(tokenizer.*|vocab\..*|spiece\.model|tekken\.json|.*\.tiktok
 
 /** Refuses a model folder whose text nothing can turn into tokens. A name on the hub is left to vLLM. */
 export async function requireTokenizer({ model, suites }: MatrixConfig): Promise<void> {
-  const needs = suites.filter((suite) => suite === "quality" || suite === "serve");
+  const needs = suites.filter((suite) => suite === "quality" || suite === "serve" || suite === "concurrency");
   if (needs.length === 0) return;
   const folder = await stat(model).catch(() => undefined);
   if (!folder?.isDirectory()) return;

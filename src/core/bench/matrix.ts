@@ -61,7 +61,10 @@ function engineArguments(config: MatrixConfig, cache: CacheName): Record<string,
 
 /** What two runs must share for one to stand for the other. */
 function cellKey(
-  spec: Omit<CellSpec, "log" | "result" | "reference"> & { readonly serving?: object },
+  spec: Omit<CellSpec, "log" | "result" | "reference"> & {
+    readonly serving?: object;
+    readonly users?: object;
+  },
   environment: Environment,
   model: string,
   text: string,
@@ -93,7 +96,7 @@ export function planCells(
       context: config.context,
       ...(config.vllmArgs === undefined ? {} : { vllm_args: config.vllmArgs }),
       // The worker serves nothing: alone, it says which machine this is and whether vLLM has the cache.
-      suites: config.suites.filter((suite) => suite !== "serve"),
+      suites: config.suites.filter((suite) => suite !== "serve" && suite !== "concurrency"),
       ...(config.suites.includes("throughput")
         ? { throughput: { shapes: config.shapes, repeats: config.repeats, seed: config.seed } }
         : {}),
@@ -104,7 +107,10 @@ export function planCells(
         ? { quality: qualitySpec(config.quality, config.text, config.seed) }
         : {}),
     };
-    const serves = config.suites.includes("serve") ? { serving: config.serving } : {};
+    const serves = {
+      ...(config.suites.includes("serve") ? { serving: config.serving } : {}),
+      ...(config.suites.includes("concurrency") ? { users: config.users } : {}),
+    };
     const specPath = join(about.folder, `${cache}.spec.json`);
     return {
       cache,
@@ -140,7 +146,9 @@ function servingPlan(
       cacheDtype: dtype,
       vllmArgs: [...serverArguments(engineArguments(config, cache)), ...(config.vllmArgs ?? [])],
     },
-    load: config.serving,
+    host: "127.0.0.1",
+    load: config.suites.includes("serve") ? config.serving : undefined,
+    users: config.suites.includes("concurrency") ? config.users : undefined,
     seed: config.seed,
     script: join(bench, "client.py"),
     folder,

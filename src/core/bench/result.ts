@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { CACHE_NAME_FORM } from "./caches.js";
 import { SUITES } from "./config.js";
-import { serveSchema } from "./serving/schema.js";
+import { concurrencySchema, serveSchema } from "./serving/schema.js";
 
 export const SCHEMA_VERSION = 1;
 export const RESULT_KIND = "kivi-bench";
@@ -148,6 +148,7 @@ export const workerResultSchema = z.object({
   quality: quality.optional(),
   /** Written by kivi itself, beside what the worker says. */
   serve: serveSchema.optional(),
+  concurrency: concurrencySchema.optional(),
 });
 
 export const cellSchema = workerResultSchema.extend({

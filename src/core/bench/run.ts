@@ -15,7 +15,7 @@ import { type PlannedCell, planCells } from "./matrix.js";
 import { shareReference } from "./reference.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
 import { checkWritable, readResult, writeResult } from "./result-file.js";
-import { rateName } from "./serving/index.js";
+import { rateName, type ServingPlan } from "./serving/index.js";
 
 /** Where a running matrix is; `cell` counts from 1. */
 export interface MatrixProgress {
@@ -77,7 +77,9 @@ export async function prepareMatrix(
     text: await textHash(config),
     bench: ctx.paths.bench,
     folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
-    venv: config.suites.includes("serve") ? await openVenv(ctx, join(config.python, "..", "..")) : undefined,
+    venv: config.suites.some((suite) => suite === "serve" || suite === "concurrency")
+      ? await openVenv(ctx, join(config.python, "..", ".."))
+      : undefined,
   });
   const earlier = await readResult(config.output);
   const found = new Map(
@@ -87,6 +89,14 @@ export async function prepareMatrix(
   );
   const { cells, kept } = await shareReference(planned, found);
   return new Matrix(ctx, config, fingerprint, cells, kept, onProgress);
+}
+
+/** What is asked of a cell's server. */
+function loads({ load, users }: ServingPlan): string {
+  return [
+    ...(load === undefined ? [] : [`at ${load.rates.map(rateName).join(", ")} requests/s`]),
+    ...(users === undefined ? [] : [`for up to ${users.most} users`]),
+  ].join(", then ");
 }
 
 class Matrix implements PreparedMatrix {
@@ -151,8 +161,7 @@ class Matrix implements PreparedMatrix {
     const kept = this.kept.get(cell.key);
     // From the start, so that an interrupted run loses nothing that an earlier one measured.
     if (kept !== undefined) this.#measured.set(cell.cache, { ...kept, optional: cell.optional });
-    const load = cell.serving?.load.rates.map(rateName).join(", ");
-    const served = load === undefined ? "" : `, then a server at ${load} requests/s`;
+    const served = cell.serving === undefined ? "" : `, then a server ${loads(cell.serving)}`;
     const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}${served}`;
     if (kept !== undefined) {
       return {

@@ -7,6 +7,7 @@ import { againstBase, type Metric, metric, unlikeConditions, without } from "./m
 import { QUALITY_METRICS } from "./quality.js";
 import { asRise, counted, type Found, isMissing, timed } from "./reading.js";
 import { SERVE_METRICS } from "./serve.js";
+import { USERS_METRICS } from "./users.js";
 
 type Load = NonNullable<Cell["throughput"]>[number];
 type Capacity = NonNullable<Cell["capacity"]>;
@@ -166,6 +167,7 @@ export const METRICS: readonly Metric[] = [
   }),
   ...QUALITY_METRICS,
   ...SERVE_METRICS,
+  ...USERS_METRICS,
   metric({
     name: "start_seconds",
     meaning: "seconds until the engine was ready",

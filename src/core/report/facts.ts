@@ -2,7 +2,7 @@
 import { showCommand } from "../../shared/process.js";
 import { BASELINE } from "../bench/caches.js";
 import type { BenchResult, Cell } from "../bench/result.js";
-import { serveSetup } from "../bench/serving/index.js";
+import { serveSetup, usersSetup } from "../bench/serving/index.js";
 import { qualitySetup } from "./quality-setup.js";
 
 export type FactValue = string | number | boolean;
@@ -87,6 +87,11 @@ export const FACTS: readonly Fact[] = [
     read: ofCell((cell) => cell.quality && `sha256 ${cell.quality.textSha256.slice(0, 12)}`),
   },
   { name: "serving setup", kind: "decisive", read: ofCell((cell) => cell.serve && serveSetup(cell.serve)) },
+  {
+    name: "users setup",
+    kind: "decisive",
+    read: ofCell((cell) => cell.concurrency && usersSetup(cell.concurrency)),
+  },
   { name: "vLLM", kind: "noted", read: ofCell((cell) => cell.machine?.vllm) },
   { name: "torch", kind: "noted", read: ofCell((cell) => cell.machine?.torch) },
   { name: "driver", kind: "noted", read: ofCell((cell) => cell.machine?.driver ?? undefined) },
