@@ -17,7 +17,7 @@ it("gives each cache one colour of the page in all plots, those that vLLM alone 
     ["k4v4", "var(--cache-k4v4)"],
   ]);
   expect(qualityPoints(report).map(({ colour }) => colour)).toEqual(bars.map(({ colour }) => colour));
-  const css = readFileSync(join(repository, "templates", "report", "page.css"), "utf8");
+  const css = readFileSync(join(repository, "templates", "report", "colours.css"), "utf8");
   for (const { colour } of bars) {
     // Light and dark.
     expect(css.split(`${colour.slice(4, -1)}:`)).toHaveLength(3);

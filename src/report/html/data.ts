@@ -41,7 +41,7 @@ function ran(report: Report): CellRow[] {
   return rows.sort((a, b) => order.indexOf(a.cell.cache) - order.indexOf(b.cell.cache));
 }
 
-/** Of `--cache-other-*` in page.css. */
+/** Of `--cache-other-*` in colours.css. */
 const OTHER_COLOURS = 6;
 
 /** The page's variable for a cache, the same in every plot: the usual caches have their own, others share some. */
