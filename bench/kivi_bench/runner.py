@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from . import arguments, capacity, fill, machine, perplexity, quality, refusal, text, throughput
+from . import arguments, capacity, fill, machine, orphan, perplexity, quality, refusal, text, throughput
 from .events import Events, open_events
 from .spec import CellSpec, Shape, SpecError, load_spec
 
@@ -25,9 +25,15 @@ def main(argv: list[str]) -> int:
     except SpecError as error:
         print(f"cell.py: {error}", file=sys.stderr)
         return EXIT_USAGE
+    orphan.follow_parent()
     events = open_events(Path(spec.log))
     result = run(spec, events)
-    write_atomically(Path(spec.result), result)
+    try:
+        write_atomically(Path(spec.result), result)
+    except OSError as error:
+        # A full disk has no room for the log either.
+        events.say(f"cell.py: the result could not be written: {error}")
+        return EXIT_NOT_RUN
     events.emit("done", status=result["status"])
     return EXIT_OK if result["status"] == "ok" else EXIT_NOT_RUN
 
@@ -179,8 +185,11 @@ def run_perplexity(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
 def write_atomically(path: Path, document: dict[str, Any]) -> None:
     """Writes the whole document or nothing: a reader never sees half a result."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as out:
-        json.dump(document, out, indent=1, allow_nan=False)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as out:
+            json.dump(document, out, indent=1, allow_nan=False)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import { fakeWorld, type TestClock, workerResult } from "./fixtures.js";
 const home = temporaryFolder();
 const model = join(home, "model");
 mkdirSync(model);
-writeFileSync(join(model, "config.json"), "{}");
+for (const name of ["config.json", "tokenizer.json"]) writeFileSync(join(model, name), "{}");
 const text = join(home, "text.txt");
 writeFileSync(text, "some text. ".repeat(200));
 let files = 0;

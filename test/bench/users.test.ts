@@ -102,6 +102,7 @@ describe("the suite concurrency", () => {
     const about = {
       environment: { versions: {}, device: "d" },
       model: "f",
+      tokenizer: true,
       text: "",
       bench: "/b",
       folder: "/l",

@@ -9,7 +9,7 @@ import { cell, good, result, steady } from "./results.js";
 
 const home = temporaryFolder();
 mkdirSync(join(home, "model"));
-writeFileSync(join(home, "model", "config.json"), "{}");
+for (const name of ["config.json", "tokenizer.json"]) writeFileSync(join(home, "model", name), "{}");
 makeMeasuredVenv(join(home, "good"));
 makeMeasuredVenv(join(home, "bad"), holding(100_000));
 makeMeasuredVenv(join(home, "broken"), () => ({ status: "failed", reason: "out of memory" }));

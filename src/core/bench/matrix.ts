@@ -79,6 +79,8 @@ export function planCells(
   about: {
     environment: Environment;
     model: string;
+    /** False for a model without one, which vLLM must be told. */
+    tokenizer: boolean;
     text: string;
     /** Folder of the scripts that measure. */
     bench: string;
@@ -92,7 +94,10 @@ export function planCells(
     const what = {
       cache,
       cache_dtype: cacheKind(cache).dtype,
-      engine: engineArguments(config, cache),
+      engine: {
+        ...engineArguments(config, cache),
+        ...(about.tokenizer ? {} : { skip_tokenizer_init: true }),
+      },
       context: config.context,
       ...(config.vllmArgs === undefined ? {} : { vllm_args: config.vllmArgs }),
       // The worker serves nothing: alone, it says which machine this is and whether vLLM has the cache.

@@ -9,7 +9,7 @@ import { runCell, type WorkerEvent } from "./cell.js";
 import type { MatrixConfig } from "./config.js";
 import { modelFingerprint, readEnvironment } from "./environment.js";
 import { remaining } from "./eta.js";
-import { requireTokenizer, textHash } from "./inputs.js";
+import { findTokenizer, textHash } from "./inputs.js";
 import { requireKnownCaches } from "./known-caches.js";
 import { type PlannedCell, planCells } from "./matrix.js";
 import { shareReference } from "./reference.js";
@@ -70,10 +70,11 @@ export async function prepareMatrix(
   await requireKnownCaches(ctx, config);
   const stamp = new Date(ctx.clock.now()).toISOString().replace(/[-:]|\.\d+Z$/g, "");
   const fingerprint = await modelFingerprint(config.model);
-  await requireTokenizer(config);
+  const tokenizer = await findTokenizer(config);
   const planned = planCells(config, {
     environment,
     model: fingerprint,
+    tokenizer,
     text: await textHash(config),
     bench: ctx.paths.bench,
     folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
