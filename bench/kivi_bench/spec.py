@@ -60,6 +60,7 @@ class QualitySpec:
         needle_lengths: tokens of a needle prompt; at each, `needle_trials` questions for every depth.
         needle_depths: places of the needle in percent of the text.
         needle_answer_tokens: most tokens of an answer.
+        calls: tool calls that are asked for, each after `call_context` tokens of text.
     """
 
     text: str
@@ -74,6 +75,8 @@ class QualitySpec:
     needle_depths: tuple[int, ...]
     needle_trials: int
     needle_answer_tokens: int
+    calls: int
+    call_context: int
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ GOOD = {
         "needle_depths": [0, 50, 100],
         "needle_trials": 4,
         "needle_answer_tokens": 24,
+        "calls": 8,
+        "call_context": 256,
     },
     "reference": "f",
 }

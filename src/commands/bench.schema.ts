@@ -47,12 +47,12 @@ const kivi = z.strictObject({
 
 /** What may stand on the command line and in a file alike. */
 const shared = {
-  model: z.string().min(1),
   venv: z.string().min(1),
   caches,
   suites: choiceList(SUITES),
   shapes,
   repeats: integer({ min: 1, max: 1000 }),
+  rounds: integer({ min: 1, max: 100 }),
   text: z.string().min(1),
   window: integer({ min: 2, max: 1_048_576 }),
   windows: integer({ min: 1, max: 100_000 }),
@@ -73,18 +73,20 @@ const shared = {
 
 export const fileFields = {
   ...shared,
+  // A list is joined by commas before it is read.
+  model: z.string().transform((text) => text.split(",").filter((word) => word !== "")),
   kivi,
   quality: qualitySection,
   serving: servingSection,
   concurrency: usersSection,
   thresholds: gateList(),
-  // A list in a file is joined by commas before it is read.
   vllmArgs: z.string().transform((text) => text.split(/[\s,]+/).filter((word) => word !== "")),
 };
 
 export const schema = z
   .strictObject({
     ...shared,
+    model: z.array(z.string().min(1)),
     // A file has them under serving:.
     rates: rateList,
     config: z.string().min(1),

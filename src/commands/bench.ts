@@ -37,7 +37,9 @@ export const bench = defineCommand({
   arguments: [
     {
       name: "model",
-      description: "a folder with config.json and weights, or a name on the Hugging Face hub",
+      description:
+        "folders with config.json and weights, or names on the Hugging Face hub; of several, each has a result of its own",
+      variadic: true,
     },
   ],
   options: [
@@ -58,6 +60,12 @@ export const bench = defineCommand({
       defaultText: "4x1024+32",
     },
     { flags: "--repeats <number>", description: "samples of each throughput load", defaultText: "3" },
+    {
+      flags: "--rounds <number>",
+      description:
+        "times that throughput and serve go through all caches, there and back, with fresh engines",
+      defaultText: "1",
+    },
     {
       flags: "--rates <list>",
       description: "requests a second of the suite serve; inf sends all at once",

@@ -131,7 +131,10 @@ export function metricSections(results: readonly BenchResult[]): Metric[][] {
     ...(cells.some((cell) => cell.fill) ? [[...FILL_METRICS]] : []),
     ...[...shapes].map(throughputMetrics),
     ...(cells.some((cell) => cell.perplexity) ? [[perplexityMetric]] : []),
-    ...(cells.some((cell) => cell.quality) ? [[...QUALITY_METRICS]] : []),
+    // Earlier versions asked for less.
+    ...(cells.some((cell) => cell.quality)
+      ? [QUALITY_METRICS.filter((metric) => cells.some((cell) => metric.read(cell) !== undefined))]
+      : []),
     ...serveSections(cells),
     ...(cells.some((cell) => cell.concurrency) ? [[...USERS_METRICS]] : []),
   ];

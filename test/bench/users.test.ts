@@ -3,7 +3,8 @@ import { usersSection } from "../../src/commands/serving-settings.schema.js";
 import { completeConfig } from "../../src/core/bench/index.js";
 import { planCells } from "../../src/core/bench/matrix.js";
 import { clientCommand, readSteadyState } from "../../src/core/bench/serving/client.js";
-import { completeUsers, findMost, keeps } from "../../src/core/bench/serving/users.js";
+import { completeUsers } from "../../src/core/bench/serving/user-settings.js";
+import { findMost, keeps } from "../../src/core/bench/serving/users.js";
 import type { Venv } from "../../src/core/venv/index.js";
 import { recordedText } from "./fixtures.js";
 

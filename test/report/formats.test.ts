@@ -163,6 +163,7 @@ describe("Markdown", () => {
       | kivi | 0.1.0 |
       | KIVI settings | not given |
       | operating system | Linux |
+      | rounds | 1 |
       | seed | 0 |
       | command | unknown |
       | started | 2026-01-02T03:04:05.000Z |

@@ -2,7 +2,7 @@ import type { KiviSettings } from "../plugin/settings.js";
 import { CACHE_NAMES, type CacheName } from "./caches.js";
 import { completeQuality, longestSequence, type QualitySettings } from "./quality.js";
 import { completeServing, longestServed, type ServingSettings } from "./serving/settings.js";
-import { completeUsers, type UserSettings } from "./serving/users.js";
+import { completeUsers, type UserSettings } from "./serving/user-settings.js";
 import type { Shape } from "./shapes.js";
 
 export const SUITES = [
@@ -34,6 +34,8 @@ export interface MatrixConfig {
   readonly suites: readonly Suite[];
   readonly shapes: readonly Shape[];
   readonly repeats: number;
+  /** Times that the timed suites go through all caches, each time with fresh engines. */
+  readonly rounds: number;
   readonly seed: number;
   /** Path of the text that perplexity and quality are measured on. */
   readonly text: string;
@@ -92,6 +94,7 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
     suites: DEFAULT_SUITES,
     shapes: [{ batch: 4, context: 1024, new: 32 }],
     repeats: 3,
+    rounds: 1,
     seed: 0,
     windowTokens: 1024,
     maxWindows: cpu ? 16 : 32,

@@ -129,6 +129,17 @@ const quality = z.object({
     accuracy: share,
     grid: z.array(z.object({ length: count, depth: count, accuracy: share })).min(1),
   }),
+  /** Shares of the answers that are JSON, a call by its schema, and the very call; not in the results of earlier versions. */
+  calls: z
+    .object({
+      calls: count,
+      context: count,
+      chatTemplate: z.boolean(),
+      json: share,
+      valid: share,
+      correct: share,
+    })
+    .optional(),
 });
 
 /** What a worker writes; keys already in camelCase. */
@@ -161,6 +172,17 @@ export const cellSchema = workerResultSchema.extend({
   startedAt: z.string(),
   seconds: z.number().nonnegative(),
   log: z.string(),
+  /** Rounds after the first, whose samples are among those of the first. */
+  rounds: z
+    .array(
+      z.object({
+        key: z.string(),
+        startedAt: z.string(),
+        seconds: z.number().nonnegative(),
+        log: z.string(),
+      }),
+    )
+    .optional(),
 });
 
 export const benchResultSchema = z.object({

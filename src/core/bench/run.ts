@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { childError, environmentError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
@@ -15,6 +15,7 @@ import { type PlannedCell, planCells } from "./matrix.js";
 import { shareReference } from "./reference.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
 import { checkWritable, readResult, writeResult } from "./result-file.js";
+import { mergeRound } from "./rounds.js";
 import { rateName, type ServingPlan } from "./serving/index.js";
 
 /** Where a running matrix is; `cell` counts from 1. */
@@ -77,7 +78,7 @@ export async function prepareMatrix(
     tokenizer,
     text: await textHash(config),
     bench: ctx.paths.bench,
-    folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
+    folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}-${basename(config.output, ".json")}`),
     venv: config.suites.some((suite) => suite === "serve" || suite === "concurrency")
       ? await openVenv(ctx, join(config.python, "..", ".."))
       : undefined,
@@ -86,7 +87,7 @@ export async function prepareMatrix(
   const found = new Map(
     (config.resume ? (earlier?.cells ?? []) : [])
       .filter((cell) => cell.status === "ok")
-      .map((cell) => [cell.key, cell]),
+      .flatMap((cell) => [cell.key, ...(cell.rounds ?? []).map(({ key }) => key)].map((key) => [key, cell])),
   );
   const { cells, kept } = await shareReference(planned, found);
   return new Matrix(ctx, config, fingerprint, cells, kept, onProgress);
@@ -125,7 +126,7 @@ class Matrix implements PreparedMatrix {
       updatedAt: now,
       model: config.model,
       modelFingerprint: fingerprint,
-      planned: cells.map((cell) => cell.cache),
+      planned: [...new Set(cells.map((cell) => cell.cache))],
       suites: [...config.suites],
       argv: [...ctx.argv],
       config: { ...config },
@@ -133,7 +134,7 @@ class Matrix implements PreparedMatrix {
       complete: false,
     };
     this.plan = {
-      title: `Measure ${config.model} with ${cells.length} caches into ${config.output}`,
+      title: `Measure ${config.model} with ${this.#result.planned.length} caches into ${config.output}`,
       actions: cells.map((cell, index) => this.#action(cell, index)),
     };
   }
@@ -161,9 +162,11 @@ class Matrix implements PreparedMatrix {
   #action(cell: PlannedCell, index: number): Action {
     const kept = this.kept.get(cell.key);
     // From the start, so that an interrupted run loses nothing that an earlier one measured.
-    if (kept !== undefined) this.#measured.set(cell.cache, { ...kept, optional: cell.optional });
+    if (kept !== undefined && cell.round === 0)
+      this.#measured.set(cell.cache, { ...kept, optional: cell.optional });
     const served = cell.serving === undefined ? "" : `, then a server ${loads(cell.serving)}`;
-    const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}${served}`;
+    const again = cell.round === 0 ? "" : `, round ${cell.round + 1}`;
+    const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}${again}${served}`;
     if (kept !== undefined) {
       return {
         title: `${title} (kept from ${this.config.output})`,
@@ -178,12 +181,16 @@ class Matrix implements PreparedMatrix {
       path: this.config.output,
       readOnly: false,
       run: async (_ctx, step) => {
+        const earlier = cell.round === 0 ? undefined : this.#measured.get(cell.cache);
+        // What cannot run, or broke, was told in the round in which it did.
+        if (earlier !== undefined && earlier.status !== "ok") return;
         const cellStartedMs = this.ctx.clock.now();
-        const measured = await runCell(this.ctx, cell, {
+        const found = await runCell(this.ctx, cell, {
           timeoutMs: this.#timeoutMs(),
           onEvent: (event) => step.update(this.#report(cell, index, cellStartedMs, event)),
         });
         this.#durations.push(this.ctx.clock.now() - cellStartedMs);
+        const measured = earlier === undefined ? found : mergeRound(earlier, found, cell.round);
         await this.#keep(measured);
         this.#judge(measured);
       },
@@ -221,7 +228,7 @@ class Matrix implements PreparedMatrix {
   }
 
   async #save(complete: boolean): Promise<void> {
-    this.#result.cells = this.cells.flatMap(({ cache }) => this.#measured.get(cache) ?? []);
+    this.#result.cells = this.#result.planned.flatMap((cache) => this.#measured.get(cache) ?? []);
     this.#result.complete = complete;
     this.#result.updatedAt = new Date(this.ctx.clock.now()).toISOString();
     await writeResult(this.config.output, this.#result);

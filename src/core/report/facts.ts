@@ -104,6 +104,7 @@ export const FACTS: readonly Fact[] = [
   { name: "kivi", kind: "noted", read: (result) => result.tool.version },
   { name: "KIVI settings", kind: "noted", read: setting("kivi") },
   { name: "operating system", kind: "noted", read: ofCell((cell) => cell.machine?.os) },
+  { name: "rounds", kind: "noted", read: ({ config }) => Number(config.rounds ?? 1) },
   { name: "seed", kind: "noted", read: setting("seed") },
   { name: "command", kind: "time", read: ({ argv }) => argv && showCommand(["kivi", ...argv]) },
   { name: "started", kind: "time", read: (result) => result.createdAt },

@@ -18,4 +18,4 @@ export {
   rateName,
   type ServingSettings,
 } from "./settings.js";
-export { completeUsers, type UserSettings } from "./users.js";
+export { completeUsers, type UserSettings } from "./user-settings.js";

@@ -10,7 +10,8 @@ import { type ServedCache, servedCache } from "./metrics-page.js";
 import { measureRates } from "./rates.js";
 import type { Concurrency, Serve } from "./schema.js";
 import type { ServingSettings } from "./settings.js";
-import { measureUsers, type UserSettings } from "./users.js";
+import type { UserSettings } from "./user-settings.js";
+import { measureUsers } from "./users.js";
 
 export interface ServingPlan {
   readonly venv: Venv;
