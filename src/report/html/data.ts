@@ -3,7 +3,7 @@ import { CACHE_NAMES, type CacheName, inOrder } from "../../core/bench/caches.js
 import { median, samples, serveFigure } from "../../core/bench/serving/index.js";
 import type { Report, ResultSet } from "../../core/report/index.js";
 import { oneLine } from "../../shared/one-line.js";
-import { figure, percent, ratio } from "../format.js";
+import { figure, percent, ratio, whole } from "../format.js";
 import { type Load, RATES } from "../metrics.js";
 import { type CellRow, cellRows } from "../rows.js";
 import { serveRates } from "../serve.js";
@@ -79,6 +79,19 @@ export function capacityBars(report: Report): Bar[] {
     const text = withRatio(tokens, row.base?.capacity?.tokens);
     const { cache } = row.cell;
     return [{ cache, colour: colour(cache, report), name: barName(row, report), value: tokens, text }];
+  });
+}
+
+/** Users that each cache's server bore within the limits. */
+export function usersBars(report: Report): Bar[] {
+  return ran(report).flatMap((row) => {
+    const { cache, concurrency } = row.cell;
+    if (concurrency === undefined) return [];
+    const { users, broken } = concurrency;
+    const more = broken === null ? " or more" : "";
+    const other = row.base?.concurrency?.users;
+    const text = `${whole(users)}${more}${other ? ` (${ratio(users, other)})` : ""}`;
+    return [{ cache, colour: colour(cache, report), name: barName(row, report), value: users, text }];
   });
 }
 
