@@ -88,7 +88,7 @@ export async function serveAndMeasure(
   try {
     const client = new LoadClient(ctx, plan, options, server.url, signal);
     const serve = load && (await measureRates(client, load, seed));
-    const concurrency = users && (await measureUsers(client, users, seed));
+    const concurrency = users && (await measureUsers(client, users, seed, serve !== undefined));
     const cache = servedCache(await client.metricsPage());
     const startSeconds = server.startMs / 1000;
     const about = { startSeconds, cacheTokens: cache.tokens };

@@ -43,6 +43,8 @@ export async function measureUsers(
   client: LoadClient,
   settings: UserSettings,
   seed: number,
+  /** Whether another suite ran on this server before. */
+  warm: boolean,
 ): Promise<Omit<Concurrency, "startSeconds" | "cacheTokens">> {
   const { requests, most, inputTokens, outputTokens, slo } = settings;
   const run = async (users: number, name: string, rounds: number): Promise<Omit<UsersRun, "held">> => {
@@ -56,8 +58,10 @@ export async function measureUsers(
     });
     return { users, ...found };
   };
-  client.onProgress("warming up");
-  await run(1, "users-warmup", 1);
+  if (!warm) {
+    client.onProgress("warming up");
+    await run(1, "users-warmup", 1);
+  }
   const runs: UsersRun[] = [];
   const { users, broken } = await findMost(most, async (count) => {
     client.onProgress(`${count} users`);
