@@ -11,7 +11,7 @@ import { Interruption, KiviError } from "../dist/shared/errors.js";
 function makeContext(signal) {
   const flags = { json: false, quiet: false, verbose: false };
   const { stdout, stderr, env } = process;
-  return createContext({ stdout, stderr, env, cwd: process.cwd(), flags }, signal);
+  return createContext({ stdout, stderr, env, cwd: process.cwd(), argv: [], flags }, signal);
 }
 
 /** Older sets of pins are of no more use, and take gigabytes. */

@@ -19,6 +19,10 @@ class Events:
         elapsed = round(time.perf_counter() - self._start, 3)
         self._out.write(json.dumps({"event": event, "elapsed": elapsed, **fields}) + "\n")
 
+    def say(self, line: str) -> None:
+        """For people: kivi shows the last such line of a worker that left no result."""
+        self._out.write(line + "\n")
+
 
 def open_events(log: Path) -> Events:
     """Keeps the present standard output for events and sends descriptors 1 and 2 to `log`.

@@ -2,11 +2,12 @@
 
 import os
 import platform
+import subprocess
 from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Versions of Python, torch, vLLM, the plugin, and the device that vLLM runs on."""
+    """Versions of Python, torch, vLLM, the plugin and the driver, and the device that vLLM runs on."""
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
@@ -24,10 +25,21 @@ def describe() -> dict[str, Any]:
         "plugin": plugin,
         "platform": current_platform.device_type,
         "device": _device(current_platform),
+        "driver": _driver() if current_platform.device_type == "cuda" else None,
         "device_count": torch.cuda.device_count() if current_platform.device_type == "cuda" else 0,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "os": platform.platform(),
     }
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's driver, which no library in the process tells."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.splitlines()[0].strip() if told.strip() else None
 
 
 def _device(current_platform: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import divergence, greedy, needle, perplexity, reference, text
+from . import calls, divergence, greedy, needle, perplexity, reference, text
 from .events import Events
 from .spec import BASELINE, CellSpec, QualitySpec
 
@@ -37,7 +37,10 @@ def run(llm: Any, cell: CellSpec, events: Events) -> dict[str, Any]:
     windows = perplexity.windows(tokens, spec.window, spec.windows, prefix)
     prompts = greedy.prompts(tokens, spec.prompts, spec.prompt_tokens, spec.seed, prefix)
     questions = needle.questions(
-        tokens, spec.needle_lengths, spec.needle_depths, spec.needle_trials, spec.seed, _codec(tokenizer)
+        tokens, spec.needle_lengths, spec.needle_depths, spec.needle_trials, spec.seed, _codec(tokenizer, needle.CUE)
+    )
+    asked = calls.calls(
+        tokens, spec.calls, spec.call_context, spec.seed, tokenizer.decode, _codec(tokenizer, calls.CUE).render
     )
     place = Path(cell.reference)
     known = None if cell.cache == BASELINE else reference.read(place, windows, prompts)
@@ -77,6 +80,12 @@ def run(llm: Any, cell: CellSpec, events: Events) -> dict[str, Any]:
             "trials": spec.needle_trials,
             "chat_template": _has_template(tokenizer),
             **_needles(llm, questions, spec, events),
+        },
+        "calls": {
+            "calls": spec.calls,
+            "context": spec.call_context,
+            "chat_template": _has_template(tokenizer),
+            **_calls(llm, asked, events),
         },
     }
 
@@ -140,6 +149,12 @@ def _needles(llm: Any, questions: Sequence[needle.Question], spec: QualitySpec, 
     return needle.summarize(questions, answers)
 
 
+def _calls(llm: Any, asked: Sequence[calls.Call], events: Events) -> dict[str, Any]:
+    events.emit("phase", phase="quality", detail="tool calls")
+    outputs = _generate(llm, [call.prompt for call in asked], calls.ANSWER_TOKENS, ignore_eos=False)
+    return calls.summarize(asked, [output.text for output in outputs])
+
+
 def _generate(llm: Any, prompts: list[list[int]], tokens: int, *, ignore_eos: bool) -> list[Any]:
     """The greedy completions of `prompts`, at most `tokens` long."""
     from vllm import SamplingParams
@@ -153,8 +168,8 @@ def _has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _codec(tokenizer: Any) -> needle.Codec:
-    """Needle prompts go through the tokenizer's chat template, or end with the beginning of the answer without one."""
+def _codec(tokenizer: Any, cue: str) -> needle.Codec:
+    """Questions go through the tokenizer's chat template; without one they end with `cue`, where the answer begins."""
 
     def chat(message: str) -> list[int]:
         rendered = tokenizer.apply_chat_template(
@@ -167,6 +182,6 @@ def _codec(tokenizer: Any) -> needle.Codec:
         return list(tokenizer.encode(rendered, add_special_tokens=False))
 
     def plain(message: str) -> list[int]:
-        return list(tokenizer.encode(message + needle.CUE))
+        return list(tokenizer.encode(message + cue))
 
     return needle.Codec(decode=tokenizer.decode, render=chat if _has_template(tokenizer) else plain)

@@ -8,9 +8,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from . import capacity, machine, perplexity, quality, refusal, text, throughput
+from . import arguments, capacity, fill, machine, orphan, perplexity, quality, refusal, text, throughput
 from .events import Events, open_events
-from .spec import CellSpec, SpecError, load_spec
+from .spec import CellSpec, Shape, SpecError, load_spec
 
 EXIT_OK, EXIT_NOT_RUN, EXIT_USAGE = 0, 1, 2
 
@@ -25,9 +25,15 @@ def main(argv: list[str]) -> int:
     except SpecError as error:
         print(f"cell.py: {error}", file=sys.stderr)
         return EXIT_USAGE
+    orphan.follow_parent()
     events = open_events(Path(spec.log))
     result = run(spec, events)
-    write_atomically(Path(spec.result), result)
+    try:
+        write_atomically(Path(spec.result), result)
+    except OSError as error:
+        # A full disk has no room for the log either.
+        events.say(f"cell.py: the result could not be written: {error}")
+        return EXIT_NOT_RUN
     events.emit("done", status=result["status"])
     return EXIT_OK if result["status"] == "ok" else EXIT_NOT_RUN
 
@@ -66,13 +72,16 @@ def start(spec: CellSpec) -> Any:
     from vllm import LLM
 
     listing = quality.engine_arguments(spec.quality) if spec.quality else {}
-    return LLM(
-        kv_cache_dtype=spec.cache_dtype,
-        enable_prefix_caching=False,
-        worker_extension_cls=f"{capacity.CacheFacts.__module__}.{capacity.CacheFacts.__qualname__}",
+    ours = {
+        "kv_cache_dtype": spec.cache_dtype,
+        "enable_prefix_caching": False,
+        "worker_extension_cls": f"{capacity.CacheFacts.__module__}.{capacity.CacheFacts.__qualname__}",
+        # The suite fill asks for its counts.
+        **({"disable_log_stats": False} if "fill" in spec.suites else {}),
         **listing,
         **spec.engine,
-    )
+    }
+    return LLM(**ours, **arguments.keywords(spec.vllm_args, list(ours)))
 
 
 def suites(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
@@ -101,6 +110,8 @@ def suites(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
         events.emit("phase", phase="capacity", detail="asking the workers for their cache")
         facts = llm.collective_rpc("bench_cache_facts")[0]
         found["capacity"] = capacity.capacity(tokens, cache.block_size, spec.context, facts, found["kivi"])
+    if "fill" in spec.suites:
+        found["fill"] = run_fill(llm, spec, tokens, events)
     if "throughput" in spec.suites and spec.throughput:
         found["throughput"] = run_throughput(llm, spec, tokens, events)
     if "perplexity" in spec.suites and spec.perplexity:
@@ -110,16 +121,33 @@ def suites(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
     return found
 
 
+def token_range(llm: Any, spec: CellSpec) -> tuple[int, set[int]]:
+    """How many token ids a random prompt may choose from, and those among them that mean something special."""
+    vocabulary = int(llm.llm_engine.vllm_config.model_config.get_vocab_size())
+    if spec.engine.get("skip_tokenizer_init"):
+        return vocabulary, set()
+    tokenizer = llm.get_tokenizer()
+    # An embedding may be padded past the last real token.
+    return min(vocabulary, len(tokenizer)), set(getattr(tokenizer, "all_special_ids", ()))
+
+
+def run_fill(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -> dict[str, Any]:
+    """Fills the cache to the brim with random prompts."""
+    vocabulary, special = token_range(llm, spec)
+    seed = int(spec.engine.get("seed", 0))
+
+    def prompt(length: int) -> list[int]:
+        return throughput.random_prompts(Shape(1, length, 1), vocabulary, seed, special)[0]
+
+    return fill.run(llm, tokens_held, prompt, lambda detail: events.emit("phase", phase="fill", detail=detail))
+
+
 def run_throughput(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -> list[dict[str, Any]]:
     """Times every shape; tokens/s of the whole engine."""
     from vllm import SamplingParams
 
     assert spec.throughput is not None
-    tokenizer = None if spec.engine.get("skip_tokenizer_init") else llm.get_tokenizer()
-    vocabulary = llm.llm_engine.vllm_config.model_config.get_vocab_size()
-    if tokenizer is not None:
-        vocabulary = min(vocabulary, len(tokenizer))  # an embedding may be padded past the last real token
-    special = set(getattr(tokenizer, "all_special_ids", ()))
+    vocabulary, special = token_range(llm, spec)
 
     def generate(prompts: list[list[int]], tokens: int) -> None:
         params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
@@ -157,8 +185,11 @@ def run_perplexity(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
 def write_atomically(path: Path, document: dict[str, Any]) -> None:
     """Writes the whole document or nothing: a reader never sees half a result."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as out:
-        json.dump(document, out, indent=1, allow_nan=False)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as out:
+            json.dump(document, out, indent=1, allow_nan=False)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

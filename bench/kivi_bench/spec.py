@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SUITES = ("capacity", "throughput", "perplexity", "quality")
+# Those that need no sizes of their own.
+SIZELESS = ("capacity", "fill")
+SUITES = (*SIZELESS, "throughput", "perplexity", "quality")
 
 # The cache that others are compared with; its cell runs first.
 BASELINE = "bf16"
@@ -58,6 +60,7 @@ class QualitySpec:
         needle_lengths: tokens of a needle prompt; at each, `needle_trials` questions for every depth.
         needle_depths: places of the needle in percent of the text.
         needle_answer_tokens: most tokens of an answer.
+        calls: tool calls that are asked for, each after `call_context` tokens of text.
     """
 
     text: str
@@ -72,6 +75,8 @@ class QualitySpec:
     needle_depths: tuple[int, ...]
     needle_trials: int
     needle_answer_tokens: int
+    calls: int
+    call_context: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ class CellSpec:
 
     `cache_dtype` is vLLM's own ``kv_cache_dtype``. `engine` holds further keyword arguments of ``vllm.LLM``, passed on
     as they are (model, dtype, max_model_len, kv_cache_memory_bytes, additional_config, ...). `context` is the length
-    in tokens at which concurrency is counted. `reference` is the file that the baseline's cell writes for the quality
+    in tokens at which concurrency is counted. `vllm_args` are further words for vLLM as on its server's command line.
+    `reference` is the file that the baseline's cell writes for the quality
     suite and the others read.
     """
 
@@ -95,6 +101,7 @@ class CellSpec:
     perplexity: PerplexitySpec | None = None
     quality: QualitySpec | None = None
     reference: str | None = None
+    vllm_args: tuple[str, ...] = ()
 
 
 def load_spec(path: Path) -> CellSpec:
@@ -133,10 +140,11 @@ def parse_spec(raw: Any) -> CellSpec:
     if values.get("quality") is not None:
         values["quality"] = _quality(values["quality"])
     values["suites"] = tuple(values["suites"])
+    values["vllm_args"] = tuple(values.get("vllm_args", ()))
     for suite in values["suites"]:
         if suite not in SUITES:
             raise SpecError(f"suites: {suite!r} is none of {', '.join(SUITES)}")
-        if suite != "capacity" and values.get(suite) is None:
+        if suite not in SIZELESS and values.get(suite) is None:
             raise SpecError(f"suites: {suite} is asked for, but the key {suite!r} is missing")
     if "quality" in values["suites"] and not values.get("reference"):
         raise SpecError("suites: quality is asked for, but the key 'reference' is missing")

@@ -27,6 +27,8 @@ GOOD = {
         "needle_depths": [0, 50, 100],
         "needle_trials": 4,
         "needle_answer_tokens": 24,
+        "calls": 8,
+        "call_context": 256,
     },
     "reference": "f",
 }
@@ -61,7 +63,7 @@ def test_reads_a_whole_spec() -> None:
         ([], "spec must be a JSON object, found list"),
         (changed("cache_dtype", None), "key 'cache_dtype' is missing"),
         (changed("cach", "x"), "unknown key 'cach'"),
-        (changed("suites", ["speed"]), "'speed' is none of capacity, throughput, perplexity, quality"),
+        (changed("suites", ["speed"]), "'speed' is none of capacity, fill, throughput, perplexity, quality"),
         (changed("perplexity", None), "the key 'perplexity' is missing"),
         (changed("context", 0), "spec.context must be a whole number of at least 1, found 0"),
         (changed("context", True), "found True"),

@@ -16,6 +16,7 @@ export interface ContextOptions {
   stderr: TextStream;
   env: NodeJS.ProcessEnv;
   cwd: string;
+  argv: readonly string[];
   flags: GlobalFlags;
 }
 
@@ -48,6 +49,7 @@ export function createContext(options: ContextOptions, signal: AbortSignal): Con
     clock: { now: () => Date.now(), sleep: (ms, stop) => sleep(ms, undefined, stop ? { signal: stop } : {}) },
     env: options.env,
     cwd: options.cwd,
+    argv: options.argv,
     version: kiviVersion(),
   };
 }

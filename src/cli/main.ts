@@ -35,7 +35,7 @@ export async function main(argv: readonly string[], overrides: MainOverrides = {
 
   const { Session } = await import("./session.js");
   const flags: GlobalFlags = parsed.flags;
-  const session = new Session({ stdout, stderr, env, cwd, flags, overrides: overrides.context ?? {} });
+  const session = new Session({ stdout, stderr, env, cwd, argv, flags, overrides: overrides.context ?? {} });
   if (parsed.kind === "error") return session.fail(parsed.error);
   if (flags.quiet && flags.verbose) {
     return session.fail(

@@ -8,7 +8,7 @@ export const bench = defineCommand({
   description:
     "Runs one fresh vLLM engine for each KV cache with the same memory, and measures how many tokens it holds, how fast " +
     "it is and what it costs in perplexity, and if asked how far its answers move from those of bf16 (quality) and how a " +
-    "server stands up to requests that arrive at given rates (serve, with vLLM's own load client). The bf16 cache runs first; the table shows ratios to it. The result is saved " +
+    "server stands up to requests that arrive at given rates (serve, with vLLM's own load client; concurrency: how many users it bears within limits). The bf16 cache runs first; the table shows ratios to it. The result is saved " +
     "after each cell. Exit code 1 when a cell that was asked for could not run, or a condition of --fail-if holds or has " +
     "no figure (kivi gate --help lists the metrics).",
   examples: [
@@ -37,7 +37,9 @@ export const bench = defineCommand({
   arguments: [
     {
       name: "model",
-      description: "a folder with config.json and weights, or a name on the Hugging Face hub",
+      description:
+        "folders with config.json and weights, or names on the Hugging Face hub; of several, each has a result of its own",
+      variadic: true,
     },
   ],
   options: [
@@ -48,8 +50,8 @@ export const bench = defineCommand({
     },
     {
       flags: "--caches <list>",
-      description: CACHE_NAMES.join(", "),
-      defaultText: "all that the platform has",
+      description: "bf16, presets of KIVI, and any KV cache of the installed vLLM",
+      defaultText: CACHE_NAMES.join(","),
     },
     { flags: "--suites <list>", description: SUITES.join(", "), defaultText: DEFAULT_SUITES.join(",") },
     {
@@ -58,6 +60,12 @@ export const bench = defineCommand({
       defaultText: "4x1024+32",
     },
     { flags: "--repeats <number>", description: "samples of each throughput load", defaultText: "3" },
+    {
+      flags: "--rounds <number>",
+      description:
+        "times that throughput and serve go through all caches, there and back, with fresh engines",
+      defaultText: "1",
+    },
     {
       flags: "--rates <list>",
       description: "requests a second of the suite serve; inf sends all at once",
@@ -132,10 +140,15 @@ export const bench = defineCommand({
     {
       flags: "--config <file>",
       description:
-        "YAML with these names as keys (and kivi: for settings, quality: and serving: for sizes, thresholds: for conditions); flags win",
+        "YAML with these names as keys (and kivi: for settings, quality:, serving: and concurrency: for sizes, thresholds: for conditions); flags win",
     },
     { flags: "--dry-run", description: "print the cells, run nothing" },
   ],
+  passThrough: {
+    name: "vllm args",
+    description:
+      "handed to vLLM as they are, e.g. --pipeline-parallel-size 2 --distributed-executor-backend ray",
+  },
   schema: async () => (await import("./bench.schema.js")).schema,
   handler: async () => (await import("./bench.handler.js")).handler,
 });

@@ -7,6 +7,7 @@ import {
   judge,
   requireAlike,
   requireBaseline,
+  requireCaches,
 } from "../core/gates/index.js";
 import { paint } from "../report/paint.js";
 import { renderVerdicts } from "../report/verdicts.js";
@@ -31,6 +32,7 @@ export const handler: Handler<GateInput> = async (input, ctx) => {
   requireBaseline(gates, named);
   const result = await openResult(at(input.file));
   const baseline = named === undefined ? undefined : await openResult(at(named));
+  requireCaches(gates, [result, ...(baseline === undefined ? [] : [baseline])]);
   if (baseline !== undefined && named !== undefined) {
     requireAlike(differences(result, baseline, comparedCaches(gates)), named);
   }

@@ -15,4 +15,6 @@ export const qualitySection = z.strictObject({
   "needle-lengths": integerList({ min: 1, max: 16_777_216 }).optional(),
   "needle-depths": integerList({ min: 0, max: 100 }).optional(),
   "needle-trials": number(1000),
+  calls: number(100_000),
+  "call-context": tokens(1),
 });

@@ -1,4 +1,4 @@
-/** The section `serving:` of a file for `kivi bench`, and the flag that stands for its rates. */
+/** The sections `serving:` and `concurrency:` of a file for `kivi bench`, and the flag that stands for rates. */
 import { z } from "zod";
 import { parseRate, type Rate, rateName } from "../core/bench/serving/settings.js";
 import { decimal, integer } from "../shared/values.js";
@@ -21,6 +21,10 @@ export const rateList = z.union([word, z.array(word).min(1)]).transform((value, 
   return [...new Map(rates.map((rate) => [rateName(rate), rate])).values()];
 });
 
+const slo = z
+  .strictObject({ "ttft-ms": milliseconds(), "tpot-ms": milliseconds(), "e2el-ms": milliseconds() })
+  .refine((limits) => Object.values(limits).some((limit) => limit !== undefined), "expected a limit");
+
 export const servingSection = z.strictObject({
   rates: rateList.optional(),
   prompts: integer({ min: 1, max: 1_000_000 }).optional(),
@@ -29,8 +33,15 @@ export const servingSection = z.strictObject({
   "output-tokens": tokens(2),
   repeats: integer({ min: 1, max: 1000 }).optional(),
   "warmup-prompts": integer({ min: 1, max: 1_000_000 }).optional(),
-  slo: z
-    .strictObject({ "ttft-ms": milliseconds(), "tpot-ms": milliseconds(), "e2el-ms": milliseconds() })
-    .refine((limits) => Object.values(limits).some((limit) => limit !== undefined), "expected a limit")
-    .optional(),
+  slo: slo.optional(),
+});
+
+/** The section `concurrency:`. */
+export const usersSection = z.strictObject({
+  "input-tokens": tokens(1),
+  "output-tokens": tokens(2),
+  // The first request of each user is not counted.
+  requests: integer({ min: 2, max: 1000 }).optional(),
+  most: integer({ min: 1, max: 65_536 }).optional(),
+  slo: slo.optional(),
 });

@@ -23,11 +23,14 @@ export function renderCsv(report: Report): string {
     "value",
     "unit",
     "ratio_to_baseline",
+    "ratio_low",
+    "ratio_high",
   ];
   const rows = figureRecords(report).map((record) => {
     const set = report.sets.find(({ name }) => name === record.result);
     if (set === undefined) throw new TypeError(`no result ${record.result}`);
-    const { result, cache, status, reason, metric, load, value, unit, ratioToBaseline } = record;
+    const { result, cache, status, reason, metric, load, value, unit, ratioToBaseline, ratioLow, ratioHigh } =
+      record;
     return [
       result,
       set.result.complete,
@@ -41,6 +44,8 @@ export function renderCsv(report: Report): string {
       value,
       unit,
       ratioToBaseline,
+      ratioLow,
+      ratioHigh,
     ];
   });
   return [head, ...rows].map((row) => row.map(csvField).join(",")).join("\n");

@@ -2,6 +2,7 @@
 import type { BenchResult, Cell } from "../core/bench/result.js";
 import type { Report, ResultSet } from "../core/report/index.js";
 import { differences, UNLIKE } from "./about.js";
+import { unproven } from "./fill.js";
 import { isNoisy, RATES } from "./metrics.js";
 import { baseline, notMeasured } from "./rows.js";
 
@@ -43,6 +44,9 @@ function cellFindings(cell: Cell, base: Cell | undefined): Told[] {
       });
     }
   }
+  const doubt = cell.fill && unproven(cell.fill);
+  if (doubt !== undefined)
+    found.push({ level: "warning", title: `${cell.cache} not filled`, message: doubt });
   if (stagedForFewer(cell, base)) {
     found.push({
       level: "warning",

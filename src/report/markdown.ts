@@ -22,9 +22,9 @@ function figureText(metric: Metric, { cell, base }: CellRow): string {
   return escapeMarkdown(relative === "" ? text : `${text} (${relative})`);
 }
 
-function figures(report: Report): string[] {
+/** Sections of figures as tables, with an empty line after each, and one of the cells that have none. */
+export function figureTables(report: Report, sections: readonly Metric[][]): string[] {
   const several = report.sets.length > 1;
-  const sections = tableSections(report.sets.map((set) => set.result));
   const rows = cellRows(report.sets);
   const names = ({ set, cell }: CellRow) => [cell.cache, ...(several ? [escapeMarkdown(set.name)] : [])];
   const head = ["cache", ...(several ? ["result"] : [])];
@@ -86,7 +86,7 @@ export function renderMarkdown(report: Report): string {
           ...differences(changed, sets).map((line) => `- ${escapeMarkdown(line)}`),
           "",
         ]),
-    ...figures(report),
+    ...figureTables(report, tableSections(sets.map((set) => set.result))),
     ...(told.length === 0 ? [] : [...told.map((finding) => findingLine(finding, several)), ""]),
     "<details><summary>Environment</summary>",
     "",

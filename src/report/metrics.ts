@@ -1,9 +1,12 @@
 /** The figures of a cell, one list for all reporters: name, unit, words, and how one stands to the baseline's. */
 import type { BenchResult, Cell } from "../core/bench/result.js";
+import { FILL_METRICS } from "./fill.js";
 import { bytes, figure, percent, ratio, whole } from "./format.js";
+import { isWithinNoise, ratioInterval } from "./interval.js";
 import { differTooMuch } from "./noise.js";
 import { QUALITY_METRICS } from "./quality.js";
 import { serveSections } from "./serve.js";
+import { USERS_METRICS } from "./users.js";
 
 export interface Reading {
   /** Null where the engine had no figure: measured, but nothing to divide by. */
@@ -125,10 +128,15 @@ export function metricSections(results: readonly BenchResult[]): Metric[][] {
   const shapes = new Set(cells.flatMap((cell) => (cell.throughput ?? []).map((load) => load.shape)));
   return [
     ...(contexts.size > 0 ? [capacityMetrics([...contexts])] : []),
+    ...(cells.some((cell) => cell.fill) ? [[...FILL_METRICS]] : []),
     ...[...shapes].map(throughputMetrics),
     ...(cells.some((cell) => cell.perplexity) ? [[perplexityMetric]] : []),
-    ...(cells.some((cell) => cell.quality) ? [[...QUALITY_METRICS]] : []),
+    // Earlier versions asked for less.
+    ...(cells.some((cell) => cell.quality)
+      ? [QUALITY_METRICS.filter((metric) => cells.some((cell) => metric.read(cell) !== undefined))]
+      : []),
     ...serveSections(cells),
+    ...(cells.some((cell) => cell.concurrency) ? [[...USERS_METRICS]] : []),
   ];
 }
 
@@ -142,6 +150,14 @@ export function standing(metric: Metric, cell: Cell, base: Cell | undefined): st
   const own = metric.read(cell)?.value;
   const other = base && metric.read(base)?.value;
   if (own == null || other == null) return "";
-  if (metric.relative === "ratio") return ratio(own, other);
+  if (metric.relative === "ratio") {
+    const interval = ratioInterval(metric, cell, base);
+    if (interval === undefined) return ratio(own, other);
+    const reach = [interval.low, interval.high].map((end) =>
+      Number.isFinite(end) ? end.toFixed(2) : "no end",
+    );
+    const words = isWithinNoise(interval) ? "within noise" : ratio(own, other);
+    return `${words} [${reach.join("-")}]`;
+  }
   return metric.relative === "percent" && cell !== base ? percent(own, other) : "";
 }

@@ -65,4 +65,25 @@ export const QUALITY_METRICS: readonly Metric[] = [
     unit: "",
     read: reader(({ needle }) => needle.accuracy, share),
   },
+  {
+    name: "call_json",
+    load: "",
+    title: "calls JSON",
+    unit: "",
+    read: reader(({ calls }) => calls?.json, share),
+  },
+  {
+    name: "call_valid",
+    load: "",
+    title: "calls valid",
+    unit: "",
+    read: reader(({ calls }) => calls?.valid, share),
+  },
+  {
+    name: "call_correct",
+    load: "",
+    title: "calls correct",
+    unit: "",
+    read: reader(({ calls }) => calls?.correct, share),
+  },
 ];

@@ -1,5 +1,6 @@
 /** One record for each figure: the form that scripts, spreadsheets and data frames take. */
 import type { Report } from "../core/report/index.js";
+import { ratioInterval } from "./interval.js";
 import { metricSections } from "./metrics.js";
 import { cellRows, notMeasured } from "./rows.js";
 
@@ -15,11 +16,21 @@ export interface FigureRecord {
   readonly unit: string | null;
   /** The value over that of the baseline in the same result. */
   readonly ratioToBaseline: number | null;
+  /** What the samples of both, at their least favourable, make of the ratio; null where there is one of each, or none. */
+  readonly ratioLow: number | null;
+  readonly ratioHigh: number | null;
+}
+
+const NO_RATIO = { ratioToBaseline: null, ratioLow: null, ratioHigh: null };
+
+/** A rate of noise has no upper end, and JSON no infinity. */
+function finite(value: number | undefined): number | null {
+  return value !== undefined && Number.isFinite(value) ? value : null;
 }
 
 export function figureRecords({ sets }: Report): FigureRecord[] {
   const metrics = metricSections(sets.map((set) => set.result)).flat();
-  const nothing = { metric: null, load: null, value: null, unit: null, ratioToBaseline: null };
+  const nothing = { metric: null, load: null, value: null, unit: null, ...NO_RATIO };
   const measured = cellRows(sets).flatMap(({ set, cell, base }): FigureRecord[] => {
     const about = { result: set.name, cache: cell.cache, status: cell.status, reason: cell.reason ?? null };
     if (cell.status !== "ok") return [{ ...about, ...nothing }];
@@ -27,6 +38,7 @@ export function figureRecords({ sets }: Report): FigureRecord[] {
       const reading = metric.read(cell);
       if (reading === undefined) return [];
       const other = base === undefined ? undefined : metric.read(base)?.value;
+      const interval = ratioInterval(metric, cell, base);
       return [
         {
           ...about,
@@ -35,6 +47,8 @@ export function figureRecords({ sets }: Report): FigureRecord[] {
           value: reading.value,
           unit: metric.unit === "" ? null : metric.unit,
           ratioToBaseline: reading.value !== null && other ? reading.value / other : null,
+          ratioLow: finite(interval?.low),
+          ratioHigh: finite(interval?.high),
         },
       ];
     });

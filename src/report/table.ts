@@ -3,8 +3,10 @@ import type { BenchResult } from "../core/bench/result.js";
 import type { Report } from "../core/report/index.js";
 import { oneLine } from "../shared/one-line.js";
 import { about, differences, UNLIKE } from "./about.js";
+import { unproven } from "./fill.js";
 import { stagedForFewer } from "./findings.js";
 import { type Grid, layOut, type Row } from "./grid.js";
+import { INTERVAL_NOTE } from "./interval.js";
 import { type Metric, standing, tableSections } from "./metrics.js";
 import { type CellRow, cellRows, notMeasured, trouble } from "./rows.js";
 import { SERVE_NOTE } from "./serve.js";
@@ -40,11 +42,15 @@ function grid(rows: readonly CellRow[], metrics: readonly Metric[], name: (row: 
 function footnotes(sections: readonly Metric[][], rows: readonly CellRow[], several: boolean): string[] {
   const ran = rows.filter(({ cell }) => cell.status === "ok");
   const shown = ran.flatMap(({ cell }) => sections.flat().map((metric) => metric.read(cell)?.text ?? ""));
+  const standings = ran.flatMap(({ cell, base }) =>
+    sections.flat().map((metric) => standing(metric, cell, base)),
+  );
   const rates = ran.some(({ cell }) => cell.throughput !== undefined);
   const served = ran.some(({ cell }) => cell.serve !== undefined);
   const notes = [
     ...(rates ? ["", "Prefill and decode in tokens/s of the whole engine, medians."] : []),
     ...(served ? ["", SERVE_NOTE] : []),
+    ...(standings.some((text) => text.endsWith("]")) ? [INTERVAL_NOTE] : []),
     ...(shown.some((text) => text.startsWith("~"))
       ? ["~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats."]
       : []),
@@ -53,8 +59,10 @@ function footnotes(sections: readonly Metric[][], rows: readonly CellRow[], seve
       : []),
   ];
   for (const { set, cell, base } of ran) {
-    if (!stagedForFewer(cell, base)) continue;
     const where = several ? `${cell.cache} of ${set.name}` : cell.cache;
+    const doubt = cell.fill && unproven(cell.fill);
+    if (doubt !== undefined) notes.push(`${where}: ${doubt}`);
+    if (!stagedForFewer(cell, base)) continue;
     notes.push(
       `${where} staged for ${cell.capacity?.stagingSlots} sequences only: staging is limited to a share of the memory.`,
     );

@@ -20,6 +20,8 @@ export interface Context {
   readonly clock: Clock;
   readonly env: NodeJS.ProcessEnv;
   readonly cwd: string;
+  /** The words after `kivi`. */
+  readonly argv: readonly string[];
   /** kivi's own version, from package.json. */
   readonly version: string;
 }

@@ -85,6 +85,7 @@ export function fakeWorld(
     clock,
     env: {},
     cwd: home,
+    argv: ["bench", "model"],
     version: "0.1.0",
   };
   return { context, stderr: () => stderr, clock, commands, abort };

@@ -48,9 +48,12 @@ describe("the flags of bench", () => {
     });
   });
 
-  it("names the caches there are and the nearest one", () => {
-    expect(problems({ caches: "bf16,k4v5" })).toBe(
-      'expected a comma-separated list of bf16, fp8, k4v4, k4v2, k2v2, found "k4v5". Did you mean "k4v4"?',
+  it("takes vLLM's own names, and each cache once", () => {
+    expect(schema.parse({ caches: "auto,bf16,kivi_k4v4,k4v4,int4_per_token_head" })).toEqual({
+      caches: ["bf16", "k4v4", "int4_per_token_head"],
+    });
+    expect(problems({ caches: "bf16,,K4V4" })).toBe(
+      'expected a comma-separated list of caches such as bf16,fp8,k4v4, found ""',
     );
   });
 

@@ -12,6 +12,7 @@ import {
   runMatrix,
 } from "../../src/core/bench/index.js";
 import type { CellSpec } from "../../src/core/bench/matrix.js";
+import { requireFreeArguments } from "../../src/core/bench/vllm-args.js";
 import { Interruption } from "../../src/shared/errors.js";
 import type { Command, Finished, RunOptions } from "../../src/shared/process.js";
 import { temporaryFolder } from "../helpers/cli.js";
@@ -20,7 +21,7 @@ import { fakeWorld, type TestClock, workerResult } from "./fixtures.js";
 const home = temporaryFolder();
 const model = join(home, "model");
 mkdirSync(model);
-writeFileSync(join(model, "config.json"), "{}");
+for (const name of ["config.json", "tokenizer.json"]) writeFileSync(join(model, name), "{}");
 const text = join(home, "text.txt");
 writeFileSync(text, "some text. ".repeat(200));
 let files = 0;
@@ -89,6 +90,118 @@ describe("the matrix", () => {
     expect(specs[0]?.engine).not.toHaveProperty("additional_config");
     expect(specs[1]?.engine.additional_config).toEqual({
       kivi: { rotation: false, key_group: 64, key_window: 32, value_residual: 16, value_window: 0 },
+    });
+  });
+
+  it("hands words for vLLM to every cell, and keeps no cell that was measured with others", async () => {
+    const config = request({ caches: ["bf16", "k4v4"], vllmArgs: ["--pipeline-parallel-size", "2"] });
+    const first = machine(() => undefined);
+    const result = await runMatrix(first.context, config);
+    expect(result).toMatchObject({ argv: ["bench", "model"], config: { vllmArgs: config.vllmArgs } });
+    const specs = first.commands
+      .slice(1)
+      .map((c) => JSON.parse(readFileSync(c.argv[2] ?? "", "utf8")) as CellSpec);
+    expect(specs.map((spec) => spec.vllm_args)).toEqual([config.vllmArgs, config.vllmArgs]);
+    const same = machine(() => undefined);
+    await runMatrix(same.context, { ...config, resume: true });
+    expect(same.commands).toHaveLength(1);
+    const other = machine(() => undefined);
+    await runMatrix(other.context, { ...config, vllmArgs: undefined, resume: true });
+    expect(other.commands).toHaveLength(3);
+  });
+
+  it.each([["--max-model-len=128"], ["--tensor_parallel_size", "2"], ["-tp", "2"], ["--api-key", "secret"]])(
+    "refuses vLLM's %s, which has a name of its own",
+    (...words) => {
+      expect(() => requireFreeArguments(words)).toThrow(/conflicts with what kivi bench sets itself/);
+      expect(() => requireFreeArguments(["--pipeline-parallel-size", "2"])).not.toThrow();
+    },
+  );
+
+  describe("of several rounds", () => {
+    const times = (prefillSeconds: number, totalSeconds: number) => ({
+      prefill_seconds: prefillSeconds,
+      total_seconds: totalSeconds,
+    });
+    /** A machine that gets slower with every cell it runs, by a second each. */
+    const drifting = () => {
+      let cells = 0;
+      return machine((spec) => {
+        const seconds = ++cells;
+        const base = workerResult("bf16");
+        const [load] = base.throughput as object[];
+        const samples = [times(seconds, 2 * seconds)];
+        return { ...base, cache: spec.cache, throughput: [{ ...load, samples }] };
+      });
+    };
+    const specsOf = (commands: readonly Command[]) =>
+      commands.slice(1).map((c) => JSON.parse(readFileSync(c.argv[2] ?? "", "utf8")) as CellSpec);
+
+    it("goes through the caches there and back, timed suites alone, and keeps all samples", async () => {
+      const { context, commands } = drifting();
+      const config = request({ caches: ["bf16", "fp8", "k4v4"], rounds: 2 });
+      const result = await runMatrix(context, config);
+      expect(specsOf(commands).map(({ cache }) => cache)).toEqual([
+        ...["bf16", "fp8", "k4v4"],
+        ...["k4v4", "fp8", "bf16"],
+      ]);
+      expect(specsOf(commands).map(({ suites }) => suites.join())).toEqual([
+        ...Array(3).fill("capacity,throughput,perplexity"),
+        ...Array(3).fill("throughput"),
+      ]);
+      expect(result).toMatchObject({ complete: true, planned: ["bf16", "fp8", "k4v4"] });
+      const loads = result.cells.map((cell) => cell.throughput?.[0]);
+      // 1 and 6, 2 and 5, 3 and 4: the drift is gone from the ratios.
+      expect(loads.map((load) => load?.samples.map((sample) => sample.prefillSeconds))).toEqual([
+        ...[
+          [1, 6],
+          [2, 5],
+          [3, 4],
+        ],
+      ]);
+      expect(loads.map((load) => load?.prefillTokensPerSecond)).toEqual(Array(3).fill((4 * 1024) / 3.5));
+      expect(loads.map((load) => load?.decodeTokensPerSecond)).toEqual(Array(3).fill((4 * 32) / 3.5));
+      expect(result.cells[0]?.perplexity).toBeDefined();
+    });
+
+    it("goes on from a round that was interrupted", async () => {
+      const config = request({ caches: ["bf16", "k4v4"], rounds: 2 });
+      let cells = 0;
+      const first = machine(() => {
+        if (++cells === 4) first.abort.abort(new Interruption("SIGINT"));
+        return undefined;
+      });
+      await expect(runMatrix(first.context, config)).rejects.toBeInstanceOf(Interruption);
+      expect(saved(config.output).cells.map(({ rounds }) => rounds?.length ?? 0)).toEqual([0, 1]);
+      const second = machine(() => undefined);
+      const result = await runMatrix(second.context, { ...config, resume: true });
+      expect(specsOf(second.commands).map(({ cache, suites }) => [cache, suites.join()])).toEqual([
+        ["bf16", "throughput"],
+      ]);
+      expect(result.cells.map((cell) => cell.throughput?.[0]?.samples.length)).toEqual([6, 6]);
+      const other = machine(() => undefined);
+      await runMatrix(other.context, { ...config, rounds: 3, resume: true });
+      expect(specsOf(other.commands)).toHaveLength(6);
+    });
+
+    it("does not try again what cannot run, and fails what broke later", async () => {
+      let k4v4 = 0;
+      const { context, commands } = machine((spec) => {
+        if (spec.cache === "fp8") return { status: "unsupported", reason: "needs AVX-512" };
+        if (spec.cache === "k4v4" && ++k4v4 === 2) return { status: "failed", reason: "RuntimeError: broke" };
+        return undefined;
+      });
+      const result = await runMatrix(context, request({ caches: ["bf16", "fp8", "k4v4"], rounds: 3 }));
+      expect(specsOf(commands).map(({ cache }) => cache)).toEqual([
+        ...["bf16", "fp8", "k4v4"],
+        ...["k4v4", "bf16"],
+        ...["bf16"],
+      ]);
+      expect(result.cells.map(({ status, reason }) => [status, reason])).toEqual([
+        ["ok", undefined],
+        ["unsupported", "needs AVX-512"],
+        ["failed", "in round 2: RuntimeError: broke"],
+      ]);
     });
   });
 

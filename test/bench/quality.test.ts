@@ -106,6 +106,12 @@ describe("before any engine starts", () => {
   it.each([
     ["a model without a tokenizer", { model: without }, "tokenizer-missing", `${without} has no tokenizer`],
     [
+      "one whose perplexity is to be measured",
+      { model: without, suites: ["perplexity"] as const },
+      "tokenizer-missing",
+      "which the suite perplexity needs",
+    ],
+    [
       "a text shorter than a needle prompt",
       { quality: { needleLengths: [512, 4096] } },
       "text-too-short",
@@ -136,9 +142,11 @@ describe("before any engine starts", () => {
     rmSync(join(without, name));
   });
 
-  it("asks for no tokenizer where nothing reads text", async () => {
-    const { context } = machine();
-    const result = await runMatrix(context, request({ model: without, suites: ["capacity"] }));
-    expect(result.complete).toBe(true);
+  it("asks for no tokenizer where nothing reads text, and tells vLLM that there is none", async () => {
+    const { context, commands } = machine();
+    const config = request({ model: without, suites: ["capacity"], caches: ["bf16"] });
+    expect((await runMatrix(context, config)).complete).toBe(true);
+    const spec = readFileSync(commands.at(-1)?.argv[2] ?? "", "utf8");
+    expect(JSON.parse(spec).engine).toMatchObject({ skip_tokenizer_init: true });
   });
 });

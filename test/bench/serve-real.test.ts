@@ -51,11 +51,23 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
     const serving = { rates: [4], prompts: 12, "input-tokens": 64, "output-tokens": 8, "warmup-prompts": 2 };
     writeFileSync(
       join(home, "matrix.yaml"),
-      JSON.stringify({ serving: { ...serving, slo: { "ttft-ms": 60_000 } } }),
+      JSON.stringify({
+        serving: { ...serving, slo: { "ttft-ms": 60_000 } },
+        concurrency: { most: 1, "input-tokens": 64, "output-tokens": 8, slo: { "tpot-ms": 60_000 } },
+      }),
     );
     const run = kivi(
       [
-        ...["bench", model, "--venv", venv as string, "--suites", "serve", "--caches", "bf16,k4v4"],
+        ...[
+          "bench",
+          model,
+          "--venv",
+          venv as string,
+          "--suites",
+          "serve,concurrency",
+          "--caches",
+          "bf16,k4v4",
+        ],
         ...[
           "--load-format",
           "dummy",
@@ -66,7 +78,7 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
           "--max-batched-tokens",
           "128",
         ],
-        ...["--config", "matrix.yaml", "--output", output, "--json"],
+        ...["--config", "matrix.yaml", "--output", output, "--json", "--", "--scheduling-policy", "priority"],
       ],
       { home, env: { HF_HUB_OFFLINE: "1" } },
     );
@@ -85,6 +97,7 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
 
     const { code, stderr } = await run;
     expect(engine, stderr).toBeDefined();
+    expect(server?.argv.join(" ")).toContain("--scheduling-policy priority");
     expect({ code, stderr }).toMatchObject({
       code: 1,
       stderr: expect.stringMatching(
@@ -92,7 +105,7 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
       ),
     });
     const result: BenchResult = benchResultSchema.parse(JSON.parse(readFileSync(output, "utf8")));
-    expect(result).toMatchObject({ complete: true, suites: ["serve"] });
+    expect(result).toMatchObject({ complete: true, suites: ["serve", "concurrency"] });
     const [bf16, k4v4] = result.cells;
     expect(k4v4).toMatchObject({
       cache: "k4v4",
@@ -103,6 +116,11 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
       status: "ok",
       engine: { maxModelLen: 128, maxNumSeqs: 4, prefixCaching: false },
       serve: { inputTokens: 64, outputTokens: 8, cacheTokens: expect.any(Number), loads: [{ rate: "4" }] },
+    });
+    expect(bf16?.concurrency).toMatchObject({
+      users: 1,
+      broken: null,
+      runs: [{ users: 1, held: true, counted: 2, preemptions: 0 }],
     });
     const [measured] = bf16?.serve?.loads[0]?.runs ?? [];
     expect(measured).toMatchObject({ completed: 12, failed: 0, preemptions: 0, goodput: expect.any(Number) });

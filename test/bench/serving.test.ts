@@ -78,6 +78,7 @@ describe("the cells of a matrix with servers", () => {
     planCells(completeConfig({ ...base, suites: ["serve"], caches: ["bf16", "k4v4"], ...more }), {
       environment: { versions: {}, device: "d" },
       model: "f",
+      tokenizer: true,
       text: "",
       bench: "/kivi/bench",
       folder: "/logs",

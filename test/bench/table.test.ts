@@ -25,12 +25,23 @@ describe("the table", () => {
       1.0 GiB of cache memory a cell, staging for 16 sequences counted, eager
       perplexity of 16 windows of 1024 tokens of a text
 
-      cache  bytes/token         tokens held         seqs of 1,056  staging  prefill 4x1024+32         decode 4x1024+32         perplexity
-      bf16        23,040  1.00x       46,592  1.00x           40.4        -                527  1.00x             ~80.7  1.00x      24.606
-      fp8         11,520  0.50x       93,184  2.00x           80.9        -                537  1.02x             ~81.4  1.01x      25.290  +2.78 %
+      cache  bytes/token         tokens held         seqs of 1,056  staging
+      bf16        23,040  1.00x       46,592  1.00x           40.4        -
+      fp8         11,520  0.50x       93,184  2.00x           80.9        -
+      k4v4   unsupported: the plugin did not load
+
+      cache  prefill 4x1024+32                            decode 4x1024+32
+      bf16                 527                     1.00x             ~80.7                     1.00x
+      fp8                  537  within noise [0.94-1.05]             ~81.4  within noise [0.52-1.36]
+      k4v4   unsupported: the plugin did not load
+
+      cache  perplexity
+      bf16       24.606
+      fp8        25.290  +2.78 %
       k4v4   unsupported: the plugin did not load
 
       Prefill and decode in tokens/s of the whole engine, medians.
+      [low-high]: how far the ratio reaches over the samples of both.
       ~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats."
     `);
   });
@@ -47,15 +58,16 @@ describe("the table", () => {
       bf16        23,040  1.00x       46,592  1.00x           40.4        -
       fp8         11,520  0.50x       93,184  2.00x           80.9        -
 
-      cache  prefill 4x1024+32         decode 4x1024+32
-      bf16                 527  1.00x             ~80.7  1.00x
-      fp8                  537  1.02x             ~81.4  1.01x
+      cache  prefill 4x1024+32                            decode 4x1024+32
+      bf16                 527                     1.00x             ~80.7                     1.00x
+      fp8                  537  within noise [0.94-1.05]             ~81.4  within noise [0.52-1.36]
 
       cache  perplexity
       bf16       24.606
       fp8        25.290  +2.78 %
 
       Prefill and decode in tokens/s of the whole engine, medians.
+      [low-high]: how far the ratio reaches over the samples of both.
       ~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats.
       Not measured: k4v4"
     `);

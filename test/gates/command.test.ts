@@ -9,7 +9,7 @@ import { cell, good, result, steady } from "./results.js";
 
 const home = temporaryFolder();
 mkdirSync(join(home, "model"));
-writeFileSync(join(home, "model", "config.json"), "{}");
+for (const name of ["config.json", "tokenizer.json"]) writeFileSync(join(home, "model", name), "{}");
 makeMeasuredVenv(join(home, "good"));
 makeMeasuredVenv(join(home, "bad"), holding(100_000));
 makeMeasuredVenv(join(home, "broken"), () => ({ status: "failed", reason: "out of memory" }));
@@ -55,6 +55,18 @@ describe("kivi gate", () => {
       1 of 4 gates passed
       "
     `);
+  });
+
+  it("refuses a misspelt cache, and takes any that the result was to have", async () => {
+    const slip = await run("gate", "good.json", "--fail-if", "k4v5.capacity_ratio < 3.6");
+    expect(slip).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining('unknown cache "k4v5". Did you mean "k4v4"?'),
+    });
+    const int4 = cell("fp8", { cache: "int4_per_token_head" });
+    save("int4.json", result([cell("bf16"), int4], { planned: ["bf16", "int4_per_token_head"] }));
+    const gate = "int4_per_token_head.capacity_ratio < 1.9";
+    expect(await run("gate", "int4.json", "--fail-if", gate)).toMatchObject({ code: 0 });
   });
 
   it("gives the same as JSON", async () => {

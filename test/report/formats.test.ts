@@ -35,10 +35,10 @@ describe("the table", () => {
       fp8         11,520  0.50x       93,184  2.00x           80.9         -
       k4v4         6,165  0.27x      168,064  3.61x            146  35.9 MiB
 
-      cache  prefill 4x1024+32         decode 4x1024+32
-      bf16                 527  1.00x               243  1.00x
-      fp8                  537  1.02x               279  1.15x
-      k4v4                 537  1.02x               315  1.30x
+      cache  prefill 4x1024+32                            decode 4x1024+32
+      bf16                 527                     1.00x               243                     1.00x
+      fp8                  537  within noise [0.99-1.02]               279  within noise [0.41-2.83]
+      k4v4                 537  within noise [0.99-1.02]               315  within noise [0.41-3.20]
 
       cache  perplexity
       bf16       24.580
@@ -46,6 +46,7 @@ describe("the table", () => {
       k4v4       24.720  +0.57 %
 
       Prefill and decode in tokens/s of the whole engine, medians.
+      [low-high]: how far the ratio reaches over the samples of both.
       "
     `);
   });
@@ -72,13 +73,13 @@ describe("the table", () => {
       k4v4  small        6,165  0.27x      168,064  3.61x            146  35.9 MiB
       k4v4  later        6,165  0.27x      168,064  3.61x            146  35.9 MiB
 
-      cache        prefill 4x1024+32         decode 4x1024+32
-      bf16  small                527  1.00x               243  1.00x
-      bf16  later                527  1.00x               243  1.00x
-      fp8  small                 537  1.02x               279  1.15x
-      fp8  later                 537  1.02x               279  1.15x
-      k4v4  small                537  1.02x               315  1.30x
-      k4v4  later                537  1.02x               315  1.30x
+      cache        prefill 4x1024+32                            decode 4x1024+32
+      bf16  small                527                     1.00x               243                     1.00x
+      bf16  later                527                     1.00x               243                     1.00x
+      fp8  small                 537  within noise [0.99-1.02]               279  within noise [0.41-2.83]
+      fp8  later                 537  within noise [0.99-1.02]               279  within noise [0.41-2.83]
+      k4v4  small                537  within noise [0.99-1.02]               315  within noise [0.41-3.20]
+      k4v4  later                537  within noise [0.99-1.02]               315  within noise [0.41-3.20]
 
       cache        perplexity
       bf16  small      24.580
@@ -89,6 +90,7 @@ describe("the table", () => {
       k4v4  later      24.720  +0.57 %
 
       Prefill and decode in tokens/s of the whole engine, medians.
+      [low-high]: how far the ratio reaches over the samples of both.
       "
     `);
   });
@@ -115,8 +117,8 @@ describe("Markdown", () => {
       | cache | prefill 4x1024+32 | decode 4x1024+32 |
       | --- | ---: | ---: |
       | bf16 | 527 (1.00x) | 243 (1.00x) |
-      | fp8 | 537 (1.02x) | 279 (1.15x) |
-      | k4v4 | 537 (1.02x) | 315 (1.30x) |
+      | fp8 | 537 (within noise \\[0.99-1.02\\]) | 279 (within noise \\[0.41-2.83\\]) |
+      | k4v4 | 537 (within noise \\[0.99-1.02\\]) | 315 (within noise \\[0.41-3.20\\]) |
 
       | cache | perplexity |
       | --- | ---: |
@@ -141,6 +143,7 @@ describe("Markdown", () => {
       | eager | yes |
       | prefix caching | no |
       | tensor parallel | 1 |
+      | vLLM arguments | not given |
       | cache memory | 1.0 GiB |
       | GPU memory utilization | not given |
       | load format | not given |
@@ -151,14 +154,18 @@ describe("Markdown", () => {
       | quality setup | unknown |
       | quality text | unknown |
       | serving setup | unknown |
+      | users setup | unknown |
       | vLLM | 0.26.0 |
       | torch | 2.11.0+cu130 |
+      | driver | unknown |
       | Python | 3.11.7 |
       | vllm-kivi | 0.1.0 |
       | kivi | 0.1.0 |
       | KIVI settings | not given |
       | operating system | Linux |
+      | rounds | 1 |
       | seed | 0 |
+      | command | unknown |
       | started | 2026-01-02T03:04:05.000Z |
       | updated | 2026-01-02T03:14:05.000Z |
 
@@ -205,6 +212,8 @@ describe("CSV", () => {
       value: "168064",
       unit: "tokens",
       ratio_to_baseline: String(168_064 / 46_592),
+      ratio_low: "",
+      ratio_high: "",
     });
   });
 
@@ -331,6 +340,8 @@ describe("JSON", () => {
       value: 24.72,
       unit: null,
       ratioToBaseline: 24.72 / 24.58,
+      ratioLow: null,
+      ratioHigh: null,
     });
     expect(document.findings.map((finding: { title: string }) => finding.title)).toContain("k4v2 failed");
   });

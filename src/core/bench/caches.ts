@@ -1,7 +1,8 @@
 /** The KV caches a matrix can hold, by the name that people type. */
 import { cacheDtype, PRESET_NAMES, type PresetName } from "../plugin/presets.js";
 
-export type CacheName = "bf16" | "fp8" | PresetName;
+/** `bf16`, a preset of KIVI, or any name that the installed vLLM has for `--kv-cache-dtype`. */
+export type CacheName = string;
 
 export interface CacheKind {
   readonly name: CacheName;
@@ -13,18 +14,35 @@ export interface CacheKind {
 
 export const BASELINE: CacheName = "bf16";
 
-export const CACHES: readonly CacheKind[] = [
-  // vLLM's own cache in the model's dtype.
-  { name: BASELINE, dtype: "auto", kivi: false },
-  // vLLM's own in 8-bit floating point (e4m3).
-  { name: "fp8", dtype: "fp8", kivi: false },
-  ...PRESET_NAMES.map((name) => ({ name, dtype: cacheDtype(name), kivi: true })),
-];
+/** Every supported vLLM has these, with the plugin; what runs unless caches are named. */
+export const CACHE_NAMES: readonly CacheName[] = [BASELINE, "fp8", ...PRESET_NAMES];
 
-export const CACHE_NAMES = CACHES.map((cache) => cache.name) as [CacheName, ...CacheName[]];
+/** vLLM's word for its cache in the model's own dtype. */
+const MODEL_DTYPE = "auto";
+
+/** Of the names in results, reports and files. */
+export const CACHE_NAME_FORM = /^[a-z0-9_]+$/;
+
+function presetOf(word: string): PresetName | undefined {
+  return PRESET_NAMES.find((preset) => word === preset || word === cacheDtype(preset));
+}
+
+/** One name for each cache: vLLM's own words for the baseline and for KIVI's caches are taken too. */
+export function canonicalName(word: string): CacheName {
+  return word === MODEL_DTYPE ? BASELINE : (presetOf(word) ?? word);
+}
 
 export function cacheKind(name: CacheName): CacheKind {
-  const found = CACHES.find((cache) => cache.name === name);
-  if (found === undefined) throw new TypeError(`no cache ${name}`);
-  return found;
+  const preset = presetOf(name);
+  if (preset !== undefined) return { name, dtype: cacheDtype(preset), kivi: true };
+  return { name, dtype: name === BASELINE ? MODEL_DTYPE : name, kivi: false };
+}
+
+/** vLLM's own caches before KIVI's, each kind in a fixed order, whatever the order they were measured in. */
+export function inOrder(names: Iterable<CacheName>): CacheName[] {
+  const place = (name: CacheName): number => {
+    const known = CACHE_NAMES.indexOf(name);
+    return known >= 0 ? known : CACHE_NAMES.indexOf("fp8") + 0.5;
+  };
+  return [...new Set(names)].sort((a, b) => place(a) - place(b) || (a < b ? -1 : 1));
 }

@@ -7,6 +7,7 @@ import type { Finished } from "../../shared/process.js";
 import type { PlannedCell } from "./matrix.js";
 import { camelKeys } from "./names.js";
 import { type Cell, type WorkerResult, workerResultSchema } from "./result.js";
+import { unwritable } from "./result-file.js";
 import { NotServing, type Served, type ServingPlan, serveAndMeasure, serverLog } from "./serving/index.js";
 
 /** One line of a worker's standard output. */
@@ -48,10 +49,14 @@ const WORKER_ENVIRONMENT = {
 
 /** Runs one cell in a fresh process and engine. Whatever happens in it becomes the cell's result; only an abort rejects. */
 export async function runCell(ctx: Context, planned: PlannedCell, options: CellOptions): Promise<Cell> {
-  await mkdir(dirname(planned.specPath), { recursive: true });
-  // What an earlier cell left here would be read as this one's.
-  for (const stale of [planned.spec.result, planned.spec.log]) await rm(stale, { force: true });
-  await writeJsonAtomic(planned.specPath, planned.spec);
+  try {
+    await mkdir(dirname(planned.specPath), { recursive: true });
+    // What an earlier cell left here would be read as this one's.
+    for (const stale of [planned.spec.result, planned.spec.log]) await rm(stale, { force: true });
+    await writeJsonAtomic(planned.specPath, planned.spec);
+  } catch (error) {
+    throw unwritable(planned.specPath, error);
+  }
   const startedAt = ctx.clock.now();
   const finished = await ctx.runner.run(
     { argv: planned.argv },
@@ -84,7 +89,7 @@ export async function runCell(ctx: Context, planned: PlannedCell, options: CellO
   };
 }
 
-/** Adds the figures of the suite `serve`, or why there are none, to what the worker measured. */
+/** Adds the figures of the suites that need a server, or why there are none, to what the worker measured. */
 async function withServing(
   ctx: Context,
   { serving, spec }: PlannedCell,
@@ -93,17 +98,18 @@ async function withServing(
 ): Promise<WorkerResult & { readonly log?: string }> {
   if (serving === undefined || worker.status !== "ok") return worker;
   try {
-    const { serve, cache, report } = await serveAndMeasure(ctx, serving, {
+    const { startSeconds, serve, concurrency, cache, report } = await serveAndMeasure(ctx, serving, {
       env: WORKER_ENVIRONMENT,
       timeoutMs,
       onProgress: (detail, step, steps) => onEvent({ phase: "serve", detail, step, steps }),
     });
     return {
-      startSeconds: serve.startSeconds,
+      startSeconds,
       engine: servedEngine(spec.engine, cache, report),
       kivi: report && { ...report },
       ...worker,
-      serve,
+      ...(serve && { serve }),
+      ...(concurrency && { concurrency }),
     };
   } catch (error) {
     ctx.signal.throwIfAborted();

@@ -2,12 +2,21 @@ import type { KiviSettings } from "../plugin/settings.js";
 import { CACHE_NAMES, type CacheName } from "./caches.js";
 import { completeQuality, longestSequence, type QualitySettings } from "./quality.js";
 import { completeServing, longestServed, type ServingSettings } from "./serving/settings.js";
+import { completeUsers, type UserSettings } from "./serving/user-settings.js";
 import type { Shape } from "./shapes.js";
 
-export const SUITES = ["capacity", "throughput", "perplexity", "quality", "serve"] as const;
+export const SUITES = [
+  "capacity",
+  "fill",
+  "throughput",
+  "perplexity",
+  "quality",
+  "serve",
+  "concurrency",
+] as const;
 export type Suite = (typeof SUITES)[number];
 
-/** What runs unless suites are named: quality and serve each take as long as these together, or longer. */
+/** What runs unless suites are named: the others each take as long as these together, or longer. */
 export const DEFAULT_SUITES: readonly Suite[] = ["capacity", "throughput", "perplexity"];
 
 export type Device = "cpu" | "cuda";
@@ -25,6 +34,8 @@ export interface MatrixConfig {
   readonly suites: readonly Suite[];
   readonly shapes: readonly Shape[];
   readonly repeats: number;
+  /** Times that the timed suites go through all caches, each time with fresh engines. */
+  readonly rounds: number;
   readonly seed: number;
   /** Path of the text that perplexity and quality are measured on. */
   readonly text: string;
@@ -32,6 +43,7 @@ export interface MatrixConfig {
   readonly maxWindows: number;
   readonly quality: QualitySettings;
   readonly serving: ServingSettings;
+  readonly users: UserSettings;
   /** Tokens of a sequence at which concurrency is counted. */
   readonly context: number;
   /** Memory for the cache of every cell; KIVI's staging is paid from it too. */
@@ -43,6 +55,8 @@ export interface MatrixConfig {
   readonly maxNumBatchedTokens: number;
   readonly dtype: string;
   readonly tensorParallelSize: number;
+  /** For vLLM as they are, in the words of its command line; left out where there are none. */
+  readonly vllmArgs?: readonly string[] | undefined;
   /** False lets vLLM compile the model and capture graphs. */
   readonly enforceEager: boolean;
   /** `dummy` measures the architecture with random weights: figures of speed and capacity hold, the others do not. */
@@ -57,9 +71,10 @@ export interface MatrixConfig {
 type Derived = "context" | "maxModelLen" | "maxNumSeqs";
 type Required_ = "python" | "device" | "model" | "output" | "text";
 export type MatrixRequest = Pick<MatrixConfig, Required_> &
-  Partial<Omit<MatrixConfig, "quality" | "serving">> & {
+  Partial<Omit<MatrixConfig, "quality" | "serving" | "users">> & {
     readonly quality?: Partial<QualitySettings> | undefined;
     readonly serving?: Partial<ServingSettings> | undefined;
+    readonly users?: Partial<UserSettings> | undefined;
   };
 
 const ROUND = 128;
@@ -79,6 +94,7 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
     suites: DEFAULT_SUITES,
     shapes: [{ batch: 4, context: 1024, new: 32 }],
     repeats: 3,
+    rounds: 1,
     seed: 0,
     windowTokens: 1024,
     maxWindows: cpu ? 16 : 32,
@@ -91,17 +107,20 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
     ...(given as Pick<MatrixConfig, Required_>),
     quality: completeQuality(request.device, defined(request.quality ?? {})),
     serving: completeServing(request.device, defined(request.serving ?? {})),
+    users: completeUsers(request.device, defined(request.users ?? {})),
   };
   const loads = settled.suites.includes("throughput") ? settled.shapes : [];
   const longest = Math.max(0, ...loads.map((shape) => shape.context + shape.new + 1));
   const scored = settled.suites.includes("perplexity") ? settled.windowTokens + 1 : 0;
   const compared = settled.suites.includes("quality") ? longestSequence(settled.quality) : 0;
-  const serves = settled.suites.includes("serve");
-  const served = serves ? longestServed(settled.serving) : 0;
+  const served = Math.max(
+    settled.suites.includes("serve") ? longestServed(settled.serving) : 0,
+    settled.suites.includes("concurrency") ? longestServed(settled.users) : 0,
+  );
   const needed = Math.max(longest, scored, compared, served, ROUND);
   const length = request.maxModelLen ?? Math.ceil(needed / ROUND) * ROUND;
   // Fewer sequences than a cache holds would hide what it is worth under load.
-  const least = serves && !cpu ? GPU_SERVER_SEQS : 16;
+  const least = served > 0 && !cpu ? GPU_SERVER_SEQS : 16;
   return {
     ...settled,
     maxModelLen: length,

@@ -1,5 +1,5 @@
 /** The measuring matrix: what `kivi bench` and `kivi demo` run. */
-export { BASELINE, CACHE_NAMES, CACHES, type CacheName, cacheKind } from "./caches.js";
+export { BASELINE, CACHE_NAMES, type CacheName, cacheKind } from "./caches.js";
 export {
   completeConfig,
   DEFAULT_SUITES,

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { messageOf, usageError } from "../../shared/errors.js";
-import type { MatrixConfig } from "./config.js";
+import type { MatrixConfig, Suite } from "./config.js";
 import { longestText } from "./quality.js";
 
 /** Hash of the text, empty where no suite reads one; it must at least fill the longest piece: a token is a byte or more. */
@@ -38,13 +38,15 @@ export async function textHash({ text, suites, windowTokens, quality }: MatrixCo
 /** The files that tokenizers come in: of transformers, SentencePiece, BPE pairs, tiktoken and Mistral. */
 const TOKENIZER = /^(tokenizer.*|vocab\..*|spiece\.model|tekken\.json|.*\.tiktoken)$/;
 
-/** Refuses a model folder whose text nothing can turn into tokens. A name on the hub is left to vLLM. */
-export async function requireTokenizer({ model, suites }: MatrixConfig): Promise<void> {
-  const needs = suites.filter((suite) => suite === "quality" || suite === "serve");
-  if (needs.length === 0) return;
+const READ_TEXT: readonly Suite[] = ["perplexity", "quality", "serve", "concurrency"];
+
+/** Whether a model comes with a tokenizer. Refuses one without where a suite reads text; a name on the hub is left to vLLM. */
+export async function findTokenizer({ model, suites }: MatrixConfig): Promise<boolean> {
   const folder = await stat(model).catch(() => undefined);
-  if (!folder?.isDirectory()) return;
-  if ((await readdir(model)).some((name) => TOKENIZER.test(name))) return;
+  if (!folder?.isDirectory()) return true;
+  if ((await readdir(model)).some((name) => TOKENIZER.test(name))) return true;
+  const needs = suites.filter((suite) => READ_TEXT.includes(suite));
+  if (needs.length === 0) return false;
   throw usageError(
     "tokenizer-missing",
     `${model} has no tokenizer, which the suite ${needs[0]} needs to make its prompts.`,

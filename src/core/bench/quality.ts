@@ -15,6 +15,9 @@ export interface QualitySettings {
   readonly needleLengths: readonly number[];
   readonly needleDepths: readonly number[];
   readonly needleTrials: number;
+  /** Tool calls, each asked for after so many tokens of text. */
+  readonly calls: number;
+  readonly callContext: number;
 }
 
 /** A pass key has five digits; the rest is for models that answer in a sentence. */
@@ -33,18 +36,29 @@ export function completeQuality(device: Device, given: Partial<QualitySettings> 
     needleLengths: cpu ? [512, 1024] : [1024, 4096],
     needleDepths: cpu ? [10, 50, 90] : [0, 25, 50, 75, 100],
     needleTrials: cpu ? 2 : 4,
+    calls: cpu ? 8 : 64,
+    callContext: cpu ? 256 : 1024,
     ...given,
   };
 }
 
 /** Tokens of the longest piece of text that is needed. */
-export function longestText({ window, promptTokens, needleLengths }: QualitySettings): number {
-  return Math.max(window, promptTokens, ...needleLengths);
+export function longestText({ window, promptTokens, needleLengths, callContext }: QualitySettings): number {
+  return Math.max(window, promptTokens, callContext, ...needleLengths);
 }
 
+/** A request, the tools to choose from and the call, by the most verbose tokenizer. */
+const CALL_TOKENS = 768;
+
 /** Tokens of the longest sequence, answers included; a scored window gets one more. */
-export function longestSequence({ window, promptTokens, newTokens, needleLengths }: QualitySettings): number {
-  return Math.max(window + 1, promptTokens + newTokens, Math.max(...needleLengths) + ANSWER_TOKENS);
+export function longestSequence(settings: QualitySettings): number {
+  const { window, promptTokens, newTokens, needleLengths, callContext } = settings;
+  return Math.max(
+    window + 1,
+    promptTokens + newTokens,
+    Math.max(...needleLengths) + ANSWER_TOKENS,
+    callContext + CALL_TOKENS,
+  );
 }
 
 /** The worker's form of it (bench/kivi_bench/spec.py). */
@@ -62,5 +76,7 @@ export function qualitySpec(settings: QualitySettings, text: string, seed: numbe
     needle_depths: settings.needleDepths,
     needle_trials: settings.needleTrials,
     needle_answer_tokens: ANSWER_TOKENS,
+    calls: settings.calls,
+    call_context: settings.callContext,
   };
 }

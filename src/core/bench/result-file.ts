@@ -68,10 +68,22 @@ export async function checkWritable(path: string): Promise<void> {
   }
 }
 
-function unwritable(path: string, error: unknown) {
+/** Of a write that found no room: the rest of the file system, or of what this user may fill. */
+const FULL = ["ENOSPC", "EDQUOT"];
+
+/** Any file of a run that could not be written; the result that was there before is as it was. */
+export function unwritable(path: string, error: unknown) {
+  if (FULL.includes(systemCode(error) ?? "")) {
+    return environmentError(
+      "disk-full",
+      `The disk is full: ${path} could not be written (${messageOf(error)}). What an earlier write put there is intact.`,
+      "Free some space, then run the same command with --resume: cells that were saved are kept.",
+      { cause: error },
+    );
+  }
   return environmentError(
     "result-unwritable",
-    `The result cannot be written to ${path}: ${messageOf(error)}`,
+    `${path} cannot be written: ${messageOf(error)}`,
     "Name a file in a folder you can write to with --output.",
     { cause: error },
   );

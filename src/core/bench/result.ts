@@ -1,12 +1,13 @@
 /** The saved result of a matrix: one versioned JSON document that reporters read without the machine it came from. */
 import { z } from "zod";
-import { CACHE_NAMES } from "./caches.js";
+import { CACHE_NAME_FORM } from "./caches.js";
 import { SUITES } from "./config.js";
-import { serveSchema } from "./serving/schema.js";
+import { concurrencySchema, serveSchema } from "./serving/schema.js";
 
 export const SCHEMA_VERSION = 1;
 export const RESULT_KIND = "kivi-bench";
 
+const cacheName = z.string().regex(CACHE_NAME_FORM, "expected the name of a cache");
 const count = z.number().int().nonnegative();
 const positive = z.number().positive();
 
@@ -18,6 +19,8 @@ const machine = z.object({
   platform: z.string(),
   device: z.string(),
   deviceCount: count,
+  /** Of NVIDIA; null without a GPU, not in the results of earlier versions. */
+  driver: z.string().nullish(),
   cpus: count,
   os: z.string(),
 });
@@ -55,6 +58,20 @@ const capacity = z.object({
   context: count,
   concurrency: z.number().nonnegative(),
   specs: z.array(z.string()),
+});
+
+/** As many tokens in the cache at one moment as could be brought there. */
+const fill = z.object({
+  /** What vLLM says that it holds. */
+  tokens: count,
+  filledTokens: count,
+  sequences: count,
+  filledSequences: count,
+  longest: count,
+  sequencesLimit: count,
+  newTokens: count,
+  preemptions: count,
+  seconds: positive,
 });
 
 const throughput = z.object({
@@ -112,6 +129,17 @@ const quality = z.object({
     accuracy: share,
     grid: z.array(z.object({ length: count, depth: count, accuracy: share })).min(1),
   }),
+  /** Shares of the answers that are JSON, a call by its schema, and the very call; not in the results of earlier versions. */
+  calls: z
+    .object({
+      calls: count,
+      context: count,
+      chatTemplate: z.boolean(),
+      json: share,
+      valid: share,
+      correct: share,
+    })
+    .optional(),
 });
 
 /** What a worker writes; keys already in camelCase. */
@@ -123,24 +151,38 @@ export const workerResultSchema = z.object({
   engine: engine.optional(),
   kivi: kivi.nullish(),
   capacity: capacity.optional(),
+  /** Not in the results of earlier versions. */
+  fill: fill.optional(),
   throughput: z.array(throughput).optional(),
   perplexity: perplexity.optional(),
   /** Not in the results of earlier versions. */
   quality: quality.optional(),
   /** Written by kivi itself, beside what the worker says. */
   serve: serveSchema.optional(),
+  concurrency: concurrencySchema.optional(),
 });
 
 export const cellSchema = workerResultSchema.extend({
   /** Hash of all that decides the figures: configuration, versions, hardware, model. */
   key: z.string(),
-  cache: z.enum(CACHE_NAMES),
+  cache: cacheName,
   cacheDtype: z.string(),
   /** Missing on a platform is then no failure of the run. */
   optional: z.boolean(),
   startedAt: z.string(),
   seconds: z.number().nonnegative(),
   log: z.string(),
+  /** Rounds after the first, whose samples are among those of the first. */
+  rounds: z
+    .array(
+      z.object({
+        key: z.string(),
+        startedAt: z.string(),
+        seconds: z.number().nonnegative(),
+        log: z.string(),
+      }),
+    )
+    .optional(),
 });
 
 export const benchResultSchema = z.object({
@@ -152,8 +194,10 @@ export const benchResultSchema = z.object({
   model: z.string(),
   /** The same for equal models at different paths; not in the results of earlier versions. */
   modelFingerprint: z.string().optional(),
-  planned: z.array(z.enum(CACHE_NAMES)),
+  planned: z.array(cacheName),
   suites: z.array(z.enum(SUITES)),
+  /** The words that kivi was started with; not in the results of earlier versions. */
+  argv: z.array(z.string()).optional(),
   /** The whole configuration as it was run. */
   config: z.record(z.string(), z.unknown()),
   cells: z.array(cellSchema),

@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { childError, environmentError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
@@ -9,12 +9,14 @@ import { runCell, type WorkerEvent } from "./cell.js";
 import type { MatrixConfig } from "./config.js";
 import { modelFingerprint, readEnvironment } from "./environment.js";
 import { remaining } from "./eta.js";
-import { requireTokenizer, textHash } from "./inputs.js";
+import { findTokenizer, textHash } from "./inputs.js";
+import { requireKnownCaches } from "./known-caches.js";
 import { type PlannedCell, planCells } from "./matrix.js";
 import { shareReference } from "./reference.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
 import { checkWritable, readResult, writeResult } from "./result-file.js";
-import { rateName } from "./serving/index.js";
+import { mergeRound } from "./rounds.js";
+import { rateName, type ServingPlan } from "./serving/index.js";
 
 /** Where a running matrix is; `cell` counts from 1. */
 export interface MatrixProgress {
@@ -66,25 +68,37 @@ export async function prepareMatrix(
       `Run kivi install ${join(config.python, "..", "..")}, or measure vLLM's own caches with --caches bf16,fp8.`,
     );
   }
+  await requireKnownCaches(ctx, config);
   const stamp = new Date(ctx.clock.now()).toISOString().replace(/[-:]|\.\d+Z$/g, "");
   const fingerprint = await modelFingerprint(config.model);
-  await requireTokenizer(config);
+  const tokenizer = await findTokenizer(config);
   const planned = planCells(config, {
     environment,
     model: fingerprint,
+    tokenizer,
     text: await textHash(config),
     bench: ctx.paths.bench,
-    folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}`),
-    venv: config.suites.includes("serve") ? await openVenv(ctx, join(config.python, "..", "..")) : undefined,
+    folder: join(ctx.paths.logDir, `bench-${stamp}-${process.pid}-${basename(config.output, ".json")}`),
+    venv: config.suites.some((suite) => suite === "serve" || suite === "concurrency")
+      ? await openVenv(ctx, join(config.python, "..", ".."))
+      : undefined,
   });
   const earlier = await readResult(config.output);
   const found = new Map(
     (config.resume ? (earlier?.cells ?? []) : [])
       .filter((cell) => cell.status === "ok")
-      .map((cell) => [cell.key, cell]),
+      .flatMap((cell) => [cell.key, ...(cell.rounds ?? []).map(({ key }) => key)].map((key) => [key, cell])),
   );
   const { cells, kept } = await shareReference(planned, found);
   return new Matrix(ctx, config, fingerprint, cells, kept, onProgress);
+}
+
+/** What is asked of a cell's server. */
+function loads({ load, users }: ServingPlan): string {
+  return [
+    ...(load === undefined ? [] : [`at ${load.rates.map(rateName).join(", ")} requests/s`]),
+    ...(users === undefined ? [] : [`for up to ${users.most} users`]),
+  ].join(", then ");
 }
 
 class Matrix implements PreparedMatrix {
@@ -112,14 +126,15 @@ class Matrix implements PreparedMatrix {
       updatedAt: now,
       model: config.model,
       modelFingerprint: fingerprint,
-      planned: cells.map((cell) => cell.cache),
+      planned: [...new Set(cells.map((cell) => cell.cache))],
       suites: [...config.suites],
+      argv: [...ctx.argv],
       config: { ...config },
       cells: [],
       complete: false,
     };
     this.plan = {
-      title: `Measure ${config.model} with ${cells.length} caches into ${config.output}`,
+      title: `Measure ${config.model} with ${this.#result.planned.length} caches into ${config.output}`,
       actions: cells.map((cell, index) => this.#action(cell, index)),
     };
   }
@@ -147,10 +162,11 @@ class Matrix implements PreparedMatrix {
   #action(cell: PlannedCell, index: number): Action {
     const kept = this.kept.get(cell.key);
     // From the start, so that an interrupted run loses nothing that an earlier one measured.
-    if (kept !== undefined) this.#measured.set(cell.cache, { ...kept, optional: cell.optional });
-    const load = cell.serving?.load.rates.map(rateName).join(", ");
-    const served = load === undefined ? "" : `, then a server at ${load} requests/s`;
-    const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}${served}`;
+    if (kept !== undefined && cell.round === 0)
+      this.#measured.set(cell.cache, { ...kept, optional: cell.optional });
+    const served = cell.serving === undefined ? "" : `, then a server ${loads(cell.serving)}`;
+    const again = cell.round === 0 ? "" : `, round ${cell.round + 1}`;
+    const title = `Cell ${index + 1} of ${this.cells.length}: ${cell.cache}${again}${served}`;
     if (kept !== undefined) {
       return {
         title: `${title} (kept from ${this.config.output})`,
@@ -165,12 +181,16 @@ class Matrix implements PreparedMatrix {
       path: this.config.output,
       readOnly: false,
       run: async (_ctx, step) => {
+        const earlier = cell.round === 0 ? undefined : this.#measured.get(cell.cache);
+        // What cannot run, or broke, was told in the round in which it did.
+        if (earlier !== undefined && earlier.status !== "ok") return;
         const cellStartedMs = this.ctx.clock.now();
-        const measured = await runCell(this.ctx, cell, {
+        const found = await runCell(this.ctx, cell, {
           timeoutMs: this.#timeoutMs(),
           onEvent: (event) => step.update(this.#report(cell, index, cellStartedMs, event)),
         });
         this.#durations.push(this.ctx.clock.now() - cellStartedMs);
+        const measured = earlier === undefined ? found : mergeRound(earlier, found, cell.round);
         await this.#keep(measured);
         this.#judge(measured);
       },
@@ -208,7 +228,7 @@ class Matrix implements PreparedMatrix {
   }
 
   async #save(complete: boolean): Promise<void> {
-    this.#result.cells = this.cells.flatMap(({ cache }) => this.#measured.get(cache) ?? []);
+    this.#result.cells = this.#result.planned.flatMap((cache) => this.#measured.get(cache) ?? []);
     this.#result.complete = complete;
     this.#result.updatedAt = new Date(this.ctx.clock.now()).toISOString();
     await writeResult(this.config.output, this.#result);

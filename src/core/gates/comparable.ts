@@ -13,6 +13,7 @@ const CONFIG_FIELDS = [
   "maxNumSeqs",
   "maxNumBatchedTokens",
   "tensorParallelSize",
+  "vllmArgs",
   "enforceEager",
   "loadFormat",
   "kvMemoryBytes",

@@ -1,8 +1,9 @@
 /** Refuses, before anything runs, gates that the run could not judge. */
 import { usageError } from "../../shared/errors.js";
 import { didYouMean } from "../../shared/suggest.js";
-import { BASELINE } from "../bench/caches.js";
+import { BASELINE, CACHE_NAMES, inOrder } from "../bench/caches.js";
 import type { MatrixConfig } from "../bench/config.js";
+import type { BenchResult } from "../bench/result.js";
 import type { Gate } from "./parse.js";
 
 /** A gate on what the matrix does not measure is a slip, not a finding. */
@@ -27,6 +28,19 @@ export function requireCoverage(
   if (problems.length === 0) return;
   const hint = "Correct the gate, or measure it with --caches, --suites, --shapes and --rates.";
   throw usageError("gate-not-measured", problems.join("\n"), hint, { details: { problems } });
+}
+
+/** A misspelt cache is a slip too; one that every matrix may hold and this result lacks has no figure, and its gate fails. */
+export function requireCaches(gates: readonly Gate[], results: readonly BenchResult[]): void {
+  const known = inOrder([...CACHE_NAMES, ...results.flatMap(({ planned }) => planned)]);
+  const problems = gates
+    .filter(({ cache }) => !known.includes(cache))
+    .map(
+      ({ text, cache }) =>
+        `${text}: unknown cache "${cache}".${didYouMean(cache, known) || ` Known: ${known.join(", ")}.`}`,
+    );
+  if (problems.length === 0) return;
+  throw usageError("gate-unknown-cache", problems.join("\n"), "Correct the gate.", { details: { problems } });
 }
 
 /** A change needs something to be a change from, and a baseline somebody who asks. */

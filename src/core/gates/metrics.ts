@@ -1,11 +1,13 @@
 /** The closed list of figures that a gate can name, each read from one cell of a saved result. */
 import { BASELINE } from "../bench/caches.js";
 import type { Cell } from "../bench/result.js";
+import { FILL_METRICS } from "./fill.js";
 import { SHAPES } from "./loads.js";
 import { againstBase, type Metric, metric, unlikeConditions, without } from "./metric.js";
 import { QUALITY_METRICS } from "./quality.js";
 import { asRise, counted, type Found, isMissing, timed } from "./reading.js";
 import { SERVE_METRICS } from "./serve.js";
+import { USERS_METRICS } from "./users.js";
 
 type Load = NonNullable<Cell["throughput"]>[number];
 type Capacity = NonNullable<Cell["capacity"]>;
@@ -122,6 +124,7 @@ export const METRICS: readonly Metric[] = [
     conditions: (cell) => ({ context: cell.capacity?.context }),
     read: ofCapacity((capacity) => capacity.concurrency),
   }),
+  ...FILL_METRICS,
   metric({
     name: "prefill_tokens_per_second",
     meaning: "prompt tokens a second, for each load",
@@ -164,6 +167,7 @@ export const METRICS: readonly Metric[] = [
   }),
   ...QUALITY_METRICS,
   ...SERVE_METRICS,
+  ...USERS_METRICS,
   metric({
     name: "start_seconds",
     meaning: "seconds until the engine was ready",

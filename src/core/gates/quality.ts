@@ -40,6 +40,13 @@ const asked = conditions(({ needle }) => ({
   needleGrid: needle.grid.map(({ length, depth }) => `${length}@${depth}`).join(),
 }));
 
+const called = conditions(({ calls }) => ({ calls: calls?.calls, callContext: calls?.context }));
+
+function ofCalls(read: (calls: NonNullable<Quality["calls"]>) => number): Metric["read"] {
+  return (cell) =>
+    cell.quality?.calls === undefined ? without(cell, "tool calls") : counted(read(cell.quality.calls));
+}
+
 export const QUALITY_METRICS: readonly Metric[] = [
   metric({
     name: "kl_mean",
@@ -88,5 +95,26 @@ export const QUALITY_METRICS: readonly Metric[] = [
     conditions: asked,
     read: (cell) =>
       cell.quality === undefined ? without(cell, "quality") : counted(cell.quality.needle.accuracy),
+  }),
+  metric({
+    name: "call_json",
+    meaning: "share of tool calls that hold a JSON object, 0 to 1",
+    suite: "quality",
+    conditions: called,
+    read: ofCalls((calls) => calls.json),
+  }),
+  metric({
+    name: "call_valid",
+    meaning: "share of tool calls that are JSON of the tool's schema, 0 to 1",
+    suite: "quality",
+    conditions: called,
+    read: ofCalls((calls) => calls.valid),
+  }),
+  metric({
+    name: "call_correct",
+    meaning: "share of tool calls with the very arguments that were asked for, 0 to 1",
+    suite: "quality",
+    conditions: called,
+    read: ofCalls((calls) => calls.correct),
   }),
 ];

@@ -1,7 +1,8 @@
 /** What a result says of its model, engine and machine: shown beside its figures, and compared between results. */
+import { showCommand } from "../../shared/process.js";
 import { BASELINE } from "../bench/caches.js";
 import type { BenchResult, Cell } from "../bench/result.js";
-import { serveSetup } from "../bench/serving/index.js";
+import { serveSetup, usersSetup } from "../bench/serving/index.js";
 import { qualitySetup } from "./quality-setup.js";
 
 export type FactValue = string | number | boolean;
@@ -63,6 +64,7 @@ export const FACTS: readonly Fact[] = [
   { name: "eager", kind: "decisive", read: ofCell((cell) => cell.engine?.enforceEager) },
   { name: "prefix caching", kind: "decisive", read: ofCell((cell) => cell.engine?.prefixCaching) },
   { name: "tensor parallel", kind: "decisive", read: ofCell((cell) => cell.engine?.tensorParallelSize) },
+  { name: "vLLM arguments", kind: "decisive", read: setting("vllmArgs") },
   { name: "cache memory", kind: "decisive", unit: "bytes", read: setting("kvMemoryBytes") },
   { name: "GPU memory utilization", kind: "decisive", read: setting("gpuMemoryUtilization") },
   { name: "load format", kind: "decisive", read: setting("loadFormat") },
@@ -85,8 +87,14 @@ export const FACTS: readonly Fact[] = [
     read: ofCell((cell) => cell.quality && `sha256 ${cell.quality.textSha256.slice(0, 12)}`),
   },
   { name: "serving setup", kind: "decisive", read: ofCell((cell) => cell.serve && serveSetup(cell.serve)) },
+  {
+    name: "users setup",
+    kind: "decisive",
+    read: ofCell((cell) => cell.concurrency && usersSetup(cell.concurrency)),
+  },
   { name: "vLLM", kind: "noted", read: ofCell((cell) => cell.machine?.vllm) },
   { name: "torch", kind: "noted", read: ofCell((cell) => cell.machine?.torch) },
+  { name: "driver", kind: "noted", read: ofCell((cell) => cell.machine?.driver ?? undefined) },
   { name: "Python", kind: "noted", read: ofCell((cell) => cell.machine?.python) },
   {
     name: "vllm-kivi",
@@ -96,7 +104,9 @@ export const FACTS: readonly Fact[] = [
   { name: "kivi", kind: "noted", read: (result) => result.tool.version },
   { name: "KIVI settings", kind: "noted", read: setting("kivi") },
   { name: "operating system", kind: "noted", read: ofCell((cell) => cell.machine?.os) },
+  { name: "rounds", kind: "noted", read: ({ config }) => Number(config.rounds ?? 1) },
   { name: "seed", kind: "noted", read: setting("seed") },
+  { name: "command", kind: "time", read: ({ argv }) => argv && showCommand(["kivi", ...argv]) },
   { name: "started", kind: "time", read: (result) => result.createdAt },
   { name: "updated", kind: "time", read: (result) => result.updatedAt },
 ];

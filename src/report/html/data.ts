@@ -1,15 +1,16 @@
 /** The points of the plots, read from the results: what is drawn, not how. */
-import { CACHE_NAMES, type CacheName } from "../../core/bench/caches.js";
+import { CACHE_NAMES, type CacheName, inOrder } from "../../core/bench/caches.js";
 import { median, samples, serveFigure } from "../../core/bench/serving/index.js";
 import type { Report, ResultSet } from "../../core/report/index.js";
 import { oneLine } from "../../shared/one-line.js";
-import { figure, percent, ratio } from "../format.js";
+import { figure, percent, ratio, whole } from "../format.js";
 import { type Load, RATES } from "../metrics.js";
 import { type CellRow, cellRows } from "../rows.js";
 import { serveRates } from "../serve.js";
 
 export interface Bar {
   readonly cache: CacheName;
+  readonly colour: string;
   /** What stands at the bar. */
   readonly name: string;
   readonly value: number;
@@ -18,6 +19,7 @@ export interface Bar {
 
 export interface Point {
   readonly cache: CacheName;
+  readonly colour: string;
   readonly set: string;
   readonly x: number;
   readonly y: number;
@@ -34,10 +36,20 @@ export interface Speed {
 }
 
 function ran(report: Report): CellRow[] {
-  const order = (row: CellRow): number => CACHE_NAMES.indexOf(row.cell.cache);
-  return cellRows(report.sets)
-    .filter(({ cell }) => cell.status === "ok")
-    .sort((a, b) => order(a) - order(b));
+  const rows = cellRows(report.sets).filter(({ cell }) => cell.status === "ok");
+  const order = inOrder(rows.map(({ cell }) => cell.cache));
+  return rows.sort((a, b) => order.indexOf(a.cell.cache) - order.indexOf(b.cell.cache));
+}
+
+/** Of `--cache-other-*` in colours.css. */
+const OTHER_COLOURS = 6;
+
+/** The page's variable for a cache, the same in every plot: the usual caches have their own, others share some. */
+function colour(cache: CacheName, { sets }: Report): string {
+  if (CACHE_NAMES.includes(cache)) return `var(--cache-${cache})`;
+  const all = inOrder(sets.flatMap(({ result }) => result.cells.map((cell) => cell.cache)));
+  const others = all.filter((name) => !CACHE_NAMES.includes(name));
+  return `var(--cache-other-${1 + (others.indexOf(cache) % OTHER_COLOURS)})`;
 }
 
 const SHORT = 20;
@@ -65,7 +77,21 @@ export function capacityBars(report: Report): Bar[] {
     const tokens = row.cell.capacity?.tokens;
     if (tokens === undefined) return [];
     const text = withRatio(tokens, row.base?.capacity?.tokens);
-    return [{ cache: row.cell.cache, name: barName(row, report), value: tokens, text }];
+    const { cache } = row.cell;
+    return [{ cache, colour: colour(cache, report), name: barName(row, report), value: tokens, text }];
+  });
+}
+
+/** Users that each cache's server bore within the limits. */
+export function usersBars(report: Report): Bar[] {
+  return ran(report).flatMap((row) => {
+    const { cache, concurrency } = row.cell;
+    if (concurrency === undefined) return [];
+    const { users, broken } = concurrency;
+    const more = broken === null ? " or more" : "";
+    const other = row.base?.concurrency?.users;
+    const text = `${whole(users)}${more}${other ? ` (${ratio(users, other)})` : ""}`;
+    return [{ cache, colour: colour(cache, report), name: barName(row, report), value: users, text }];
   });
 }
 
@@ -95,6 +121,7 @@ export function speeds(report: Report): Speed[] {
           batches,
           points: drawn.map(({ row, load, value, text }) => ({
             cache: row.cell.cache,
+            colour: colour(row.cell.cache, report),
             set: setName(row.set, report),
             x: load.batch,
             y: value,
@@ -105,6 +132,7 @@ export function speeds(report: Report): Speed[] {
               ? []
               : drawn.map(({ row, value, text }) => ({
                   cache: row.cell.cache,
+                  colour: colour(row.cell.cache, report),
                   name: barName(row, report),
                   value,
                   text,
@@ -144,7 +172,8 @@ export function servings(report: Report): Serving[] {
         const y = median(values);
         const { cell, set } = row;
         const text = `${barName(row, report)}, ${rate} requests/s: ${figure(y)} ${about.unit}`;
-        return [{ cache: cell.cache, set: setName(set, report), x, y, text }];
+        const { cache } = cell;
+        return [{ cache, colour: colour(cache, report), set: setName(set, report), x, y, text }];
       }),
     );
     return { title, unit: about.unit, rates, points };
@@ -159,7 +188,17 @@ export function qualityPoints(report: Report): Point[] {
     if (own === undefined || other === undefined || cell.capacity === undefined) return [];
     const x = cell.capacity.bytesPerToken;
     const text = `${cell.cache}${report.sets.length > 1 ? ` of ${oneLine(set.name)}` : ""}: ${figure(x)} bytes a token, ${percent(own, other)} perplexity`;
-    return [{ cache: cell.cache, set: setName(set, report), x, y: 100 * (own / other - 1), text }];
+    const { cache } = cell;
+    return [
+      {
+        cache,
+        colour: colour(cache, report),
+        set: setName(set, report),
+        x,
+        y: 100 * (own / other - 1),
+        text,
+      },
+    ];
   });
 }
 

@@ -10,7 +10,9 @@ export async function renderDocument(
   body: Html,
   scripts?: string,
 ): Promise<string> {
-  const style = await readFile(join(templates, "report", "page.css"), "utf8");
+  const style = await Promise.all(
+    ["colours.css", "page.css"].map((name) => readFile(join(templates, "report", name), "utf8")),
+  );
   const policy = `default-src 'none'; style-src 'unsafe-inline'${scripts === undefined ? "" : `; script-src ${scripts}`}`;
   return html`<!doctype html>
 <html lang="en">
@@ -21,7 +23,7 @@ export async function renderDocument(
 <meta name="color-scheme" content="light dark">
 <title>${title}</title>
 <style>
-${new Html(style)}</style>
+${new Html(style.join("\n"))}</style>
 </head>
 <body>
 ${body}

@@ -2,7 +2,15 @@
 import type { Spec } from "vega";
 import type { Report } from "../../core/report/index.js";
 import { whole } from "../format.js";
-import { capacityBars, qualityPoints, type Serving, type Speed, servings, speeds } from "./data.js";
+import {
+  capacityBars,
+  qualityPoints,
+  type Serving,
+  type Speed,
+  servings,
+  speeds,
+  usersBars,
+} from "./data.js";
 import { barSpec, curveSpec, qualitySpec, servingSpec } from "./spec.js";
 
 export interface Plot {
@@ -36,6 +44,11 @@ export function plots(report: Report): Plot[] {
     title: "Tokens held",
     note: "vLLM's own count in the same memory, staging paid (times the baseline's)",
   };
+  const users = usersBars(report);
+  const bearing = {
+    title: "Users within limits",
+    note: "the most that kept every limit at the 99th percentile (times the baseline's)",
+  };
   const quality = {
     title: "Quality against bytes",
     note: "lower and further left is better; the dashed line joins what no other cache beats in both",
@@ -47,5 +60,6 @@ export function plots(report: Report): Plot[] {
       : [{ ...quality, spec: qualitySpec(points, quality.title) }]),
     ...speeds(report).map(speedPlot),
     ...servings(report).map(servingPlot),
+    ...(users.length === 0 ? [] : [{ ...bearing, spec: barSpec(users, bearing.title) }]),
   ];
 }

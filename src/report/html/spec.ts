@@ -1,6 +1,5 @@
 /** The plots as Vega specifications. Colours are CSS variables of the page, so that one drawing serves light and dark. */
 import type { Axis, Legend, Mark, Scale, Spec } from "vega";
-import { CACHE_NAMES, type CacheName } from "../../core/bench/caches.js";
 import { type Bar, type Point, paretoFront, type Serving, type Speed } from "./data.js";
 
 /** About the width of a phone, so that letters are shown there in their own size. */
@@ -39,13 +38,9 @@ const CONFIG: Spec["config"] = {
   text: { font: "inherit", fontSize: 12, fill: INK },
 };
 
-function colours(caches: readonly CacheName[]): Scale {
-  return {
-    name: "colour",
-    type: "ordinal",
-    domain: [...caches],
-    range: caches.map((name) => `var(--cache-${name})`),
-  };
+function colours(marks: readonly Pick<Point, "cache" | "colour">[]): Scale {
+  const byCache = new Map(marks.map(({ cache, colour }) => [cache, colour]));
+  return { name: "colour", type: "ordinal", domain: [...byCache.keys()], range: [...byCache.values()] };
 }
 
 const base = (
@@ -69,7 +64,7 @@ export function barSpec(bars: readonly Bar[], description: string): Spec {
     height: bars.length * (above ? 1.4 : 1) * BAR_STEP,
     data: [{ name: "bars", values: [...bars] }],
     scales: [
-      colours(CACHE_NAMES),
+      colours(bars),
       { name: "name", type: "band", domain: bars.map((bar) => bar.name), range: "height", padding: 0.25 },
       // The rest of the width is for the figure after the longest bar.
       {
@@ -126,7 +121,6 @@ const namesAbove: Mark = {
 
 /** Colours stand for caches; where there are several results, shapes and dashes stand for those. */
 function series(points: readonly Point[]): { scales: Scale[]; colourLegend: Legend; setLegends: Legend[] } {
-  const caches = CACHE_NAMES.filter((name) => points.some((point) => point.cache === name));
   const sets = [...new Set(points.map((point) => point.set))];
   const shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"];
   const dashes = [
@@ -138,7 +132,7 @@ function series(points: readonly Point[]): { scales: Scale[]; colourLegend: Lege
     [1, 4],
   ];
   const scales: Scale[] = [
-    colours(caches),
+    colours(points),
     { name: "shape", type: "ordinal", domain: sets, range: shapes },
     { name: "dash", type: "ordinal", domain: sets, range: dashes },
   ];

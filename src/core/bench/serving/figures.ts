@@ -1,5 +1,6 @@
 /** The figures of one load, for reports and gates alike. */
-import type { Serve, ServeRun } from "./schema.js";
+import type { Concurrency, Serve, ServeRun } from "./schema.js";
+import type { Slo } from "./settings.js";
 
 export interface ServeFigure {
   /** Of its metric, after `serve_`. */
@@ -82,7 +83,22 @@ export function median(values: readonly number[]): number {
   return middle.reduce((sum, value) => sum + value, 0) / middle.length;
 }
 
-/** What the suite asked, in one line; other sizes or another seed make other figures. */
+function limitWords(slo: Slo | undefined): string[] {
+  return Object.entries(slo ?? {}).flatMap(([name, ms]) =>
+    ms === undefined ? [] : [`${name.replace("Ms", "")} ${ms} ms`],
+  );
+}
+
+/** What the suite `concurrency` asked, in one line. */
+export function usersSetup({ inputTokens, outputTokens, requests, most, slo, seed }: Concurrency): string {
+  return [
+    `${requests} requests of ${inputTokens} + ${outputTokens} tokens for each of up to ${most} users`,
+    `limits ${limitWords(slo).join(", ")} at the 99th percentile`,
+    `seed ${seed}`,
+  ].join(", ");
+}
+
+/** What the suite `serve` asked, in one line; other sizes or another seed make other figures. */
 export function serveSetup({
   prompts,
   inputTokens,
@@ -92,7 +108,7 @@ export function serveSetup({
   slo,
   loads,
 }: Serve): string {
-  const limits = Object.entries(slo ?? {}).map(([name, ms]) => `${name.replace("Ms", "")} ${ms} ms`);
+  const limits = limitWords(slo);
   const runs = loads[0]?.runs.length ?? 0;
   return [
     `${prompts} requests of ${inputTokens} + ${outputTokens} tokens at each rate`,

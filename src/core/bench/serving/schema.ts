@@ -33,6 +33,7 @@ const name = z.string().refine((text) => {
 }, "expected requests a second, or inf");
 
 const limit = z.number().positive().optional();
+const slo = z.object({ ttftMs: limit, tpotMs: limit, e2elMs: limit });
 
 export const serveSchema = z.object({
   prompts: count,
@@ -40,12 +41,44 @@ export const serveSchema = z.object({
   outputTokens: count,
   warmupPrompts: count,
   seed: count,
-  slo: z.object({ ttftMs: limit, tpotMs: limit, e2elMs: limit }).optional(),
+  slo: slo.optional(),
   startSeconds: z.number().positive(),
   /** As the server counts them. */
   cacheTokens: count.optional(),
   loads: z.array(z.object({ rate: name, runs: z.array(serveRunSchema).min(1) })).min(1),
 });
 
+export const concurrencySchema = z.object({
+  inputTokens: count,
+  outputTokens: count,
+  requests: count,
+  most: count,
+  slo,
+  seed: count,
+  startSeconds: z.number().positive(),
+  cacheTokens: count.optional(),
+  /** The most users that kept the limits, and the fewest that did not; null where all that were tried kept them. */
+  users: count,
+  broken: count.nullable(),
+  runs: z
+    .array(
+      z.object({
+        users: count,
+        held: z.boolean(),
+        /** Requests behind the latencies: all but each user's first. */
+        counted: count,
+        durationSeconds: z.number().positive(),
+        outputTokensPerSecond: figure,
+        ttftMs: latency,
+        tpotMs: latency,
+        e2elMs: latency,
+        preemptions: count.optional(),
+      }),
+    )
+    .min(1),
+});
+
+export type Concurrency = z.infer<typeof concurrencySchema>;
+export type UsersRun = Concurrency["runs"][number];
 export type ServeRun = z.infer<typeof serveRunSchema>;
 export type Serve = z.infer<typeof serveSchema>;

@@ -42,7 +42,10 @@ export function completeServing(device: Device, given: Partial<ServingSettings> 
 const SPECIAL_TOKENS = 8;
 
 /** Tokens of a whole request, at most. */
-export function longestServed({ inputTokens, outputTokens }: ServingSettings): number {
+export function longestServed({
+  inputTokens,
+  outputTokens,
+}: Pick<ServingSettings, "inputTokens" | "outputTokens">): number {
   return inputTokens + outputTokens + SPECIAL_TOKENS;
 }
 

@@ -1,0 +1,41 @@
+/** The figures of the suite `concurrency`. */
+import type { Cell } from "../core/bench/result.js";
+import { whole } from "./format.js";
+import type { Metric } from "./metrics.js";
+
+/** Of the run with the most users that kept the limits. */
+function atLimit({ concurrency }: Cell) {
+  return concurrency?.runs.find((run) => run.held && run.users === concurrency.users);
+}
+
+export const USERS_METRICS: readonly Metric[] = [
+  {
+    name: "users",
+    load: "",
+    title: "users within limits",
+    unit: "users",
+    relative: "ratio",
+    read: ({ concurrency }) =>
+      concurrency && {
+        value: concurrency.users,
+        text: concurrency.broken === null ? `${whole(concurrency.users)} or more` : whole(concurrency.users),
+      },
+  },
+  ...(
+    [
+      ["TTFT", "ttftMs"],
+      ["TPOT", "tpotMs"],
+    ] as const
+  ).map(
+    ([title, field]): Metric => ({
+      name: `users_${title.toLowerCase()}_p99_ms`,
+      load: "",
+      title: `their ${title} p99`,
+      unit: "ms",
+      read: (cell) => {
+        const run = atLimit(cell);
+        return run && { value: run[field].p99, text: whole(run[field].p99) };
+      },
+    }),
+  ),
+];
