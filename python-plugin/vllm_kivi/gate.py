@@ -93,7 +93,14 @@ def backend_path(vllm_config: Any, selector_config: Any) -> str:
     return class_path(KiviGpuBackend, layout)
 
 
+def _mixes_layers(vllm_config: Any) -> bool:
+    """Whether some layers, though not all, are to keep vLLM's own cache."""
+    named = [name for name in facts.skipped_layers(vllm_config) if name != "sliding_window"]
+    return bool(named) or vllm_config.model_config.get_sliding_window() is not None
+
+
 def _refusals(vllm_config: Any) -> Any:
+    import vllm
     from vllm.platforms import current_platform
 
     model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
@@ -117,10 +124,10 @@ def _refusals(vllm_config: Any) -> Any:
                 f"every attention layer of {model.hf_config.model_type} has a sliding window or is named by "
                 "--kv-cache-dtype-skip-layers and keeps vLLM's own cache, so none is left for KIVI"
             )
-        elif model.get_sliding_window() is not None and not facts.keeps_skipped_layers(vllm_config):
+        elif not facts.has_seams_of_0_26() and _mixes_layers(vllm_config):
             yield (
-                f"{model.hf_config.model_type} has layers with a sliding window, and this vLLM (it has no "
-                "--kv-cache-dtype-skip-layers) cannot leave them its own cache"
+                f"{model.hf_config.model_type} has layers with a sliding window, or --kv-cache-dtype-skip-layers names "
+                f"some, which no test covers on vLLM {vllm.__version__} (on 0.26 one does)"
             )
     speculative = vllm_config.speculative_config
     if speculative is not None and current_platform.is_cpu():
@@ -149,7 +156,7 @@ def _cuda_refusals(vllm_config: Any) -> Any:
     import vllm
     from vllm.platforms import current_platform
 
-    if not facts.has_tested_gpu_seams():
+    if not facts.has_seams_of_0_26():
         yield f"vLLM {vllm.__version__} on a GPU was never run with KIVI; GPUs are tested with vLLM 0.26"
     capability = current_platform.get_device_capability()
     if capability is not None and capability.to_int() < 80:

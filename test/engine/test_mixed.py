@@ -31,7 +31,10 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.kv_cache_interface import SlidingWindowSpec
 
 from vllm_kivi.cache.spec import KiviFullAttentionSpec
+from vllm_kivi.compat.facts import has_seams_of_0_26
 from vllm_kivi.report import MARK, log_report
+
+pytestmark = pytest.mark.skipif(not has_seams_of_0_26(), reason="test_unsupported.py: refused on this vLLM")
 
 WINDOWED = WindowedModel(64, 2, 3)
 SKIPPING = TinyModel(64, 2, 3, layers=3)

@@ -14,6 +14,7 @@ STR_DTYPE_TO_TORCH_DTYPE          a KIVI page is uint8                          
 Platform.check_and_update_config  settings are checked once, when the engine is set up    -
 Platform.get_attn_backend_cls     a layer whose cache dtype is ours gets our backend      open backend choice
 Platform.update_block_size_for_…  it would align block sizes to a page it cannot know     -
+Platform.register_triton_kernel…  a second engine of a process fails at llvmlite (0.32)   a fix in vLLM
 Attention.get_kv_cache_spec       such a layer reports our page bytes                     a backend that builds its spec
 GPUModelRunner.get_kv_cache_spec  pages of the other layers fit ours (V1 and V2)          -
 GPUModelRunner (two methods)      who starts and who ended: owners of open groups         CircularBufferSpec (0.30)

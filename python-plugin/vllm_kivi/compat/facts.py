@@ -62,8 +62,9 @@ def set_block_size(vllm_config: Any, size: int) -> None:
         cache.user_specified_block_size = True
 
 
-def has_tested_gpu_seams() -> bool:
-    """Whether this vLLM is one whose GPU side was run: 0.26, which alone of those seen has both of these settings."""
+def has_seams_of_0_26() -> bool:
+    """Whether this vLLM is like 0.26, with which alone GPUs and layers of mixed kinds were run: of those seen, no
+    other has both of these settings."""
     from vllm.config import CacheConfig
 
     return {"prefix_match_unit", "calculate_kv_scales"} <= {field.name for field in fields(CacheConfig)}

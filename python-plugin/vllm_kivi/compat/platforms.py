@@ -18,6 +18,8 @@ def hook_platform(platform: type) -> None:
     wrap(platform, "get_attn_backend_cls", _choose_backend)
     if hasattr(platform, "update_block_size_for_backend"):  # not in 0.16, where nothing aligns block sizes
         wrap(platform, "update_block_size_for_backend", _keep_block_size)
+    if hasattr(platform, "register_triton_kernel_overrides"):  # 0.32
+        wrap(platform, "register_triton_kernel_overrides", _register_kernels_once)
 
 
 def _check_config(original: Callable[..., Any], vllm_config: Any) -> None:
@@ -46,3 +48,12 @@ def _keep_block_size(original: Callable[..., Any], vllm_config: Any) -> None:
 
     if not is_asked_for(vllm_config):  # otherwise the gate has settled it
         original(vllm_config)
+
+
+def _register_kernels_once(original: Callable[..., Any]) -> None:
+    """vLLM looks through all imported modules for its kernels, and fails at an object of llvmlite, which our own
+    kernels bring in: the second engine of a process would not start. What it would register is registered by then."""
+    from vllm.triton_utils import dispatcher  # type: ignore[attr-defined]
+
+    if not dispatcher._registry:
+        original()
