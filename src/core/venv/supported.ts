@@ -9,6 +9,7 @@ export const TESTED_ON_CPU: ReadonlyMap<string, "2.10" | "2.11" | "2.13"> = new 
   ["0.22.1", "2.11"],
   ["0.24.0", "2.11"],
   ["0.26.0", "2.11"],
+  ["0.32.0", "2.13"],
 ]);
 
 /** The release that is installed when none is asked for; measured, and pinned with all it needs. */
