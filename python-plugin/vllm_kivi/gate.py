@@ -54,6 +54,7 @@ def check_after(vllm_config: Any) -> None:
     if not is_asked_for(vllm_config) or vllm_config.model_config is None:
         return
     config = config_of(vllm_config)
+    facts.honour_cache_memory(vllm_config)
     _check_layout(config, vllm_config)
     _limit_sequences(config, vllm_config)
 

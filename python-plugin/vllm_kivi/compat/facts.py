@@ -62,6 +62,14 @@ def set_block_size(vllm_config: Any, size: int) -> None:
         cache.user_specified_block_size = True
 
 
+def honour_cache_memory(vllm_config: Any) -> None:
+    """Let ``--kv-cache-memory-bytes`` count on the CPU builds of 0.16 and 0.18, which overlook it and take half of the
+    machine's memory: staging is measured against that number, and vLLM's blocks have to be too."""
+    cache = vllm_config.cache_config
+    if hasattr(cache, "cpu_kvcache_space_bytes") and cache.kv_cache_memory_bytes is not None:
+        cache.cpu_kvcache_space_bytes = cache.kv_cache_memory_bytes
+
+
 def has_seams_of_0_26() -> bool:
     """Whether this vLLM is like 0.26, with which alone GPUs and layers of mixed kinds were run: of those seen, no
     other has both of these settings."""
