@@ -6,6 +6,7 @@ export const SUPPORTED_VLLM = ">=0.26,<0.27";
  * stands for the releases that differ from it in the last number.
  */
 export const TESTED_ON_CPU: ReadonlyMap<string, "2.10" | "2.11" | "2.13"> = new Map([
+  ["0.20.2", "2.11"],
   ["0.22.1", "2.11"],
   ["0.24.0", "2.11"],
   ["0.26.0", "2.11"],
