@@ -41,19 +41,26 @@ async function open(context) {
   return venv;
 }
 
-/** Opens or makes the environment and brings the plugin in it up to date; throws a KiviError. */
-export async function prepareEnvironment() {
+/** Does something with kivi's own code; Ctrl-C ends it as it ends a command. Throws a KiviError. */
+export async function withContext(work) {
   const abort = new AbortController();
   const names = ["SIGINT", "SIGTERM"];
   const listeners = names.map((name) => () => abort.abort(new Interruption(name)));
   names.forEach((name, index) => void process.on(name, listeners[index]));
   const context = makeContext(abort.signal);
   try {
-    const venv = await open(context);
-    await installPlugin(context, venv, { force: true, bytecode: true });
-    return venv;
+    return await work(context);
   } finally {
     names.forEach((name, index) => void process.off(name, listeners[index]));
     await context.out.close();
   }
+}
+
+/** Opens or makes the environment and brings the plugin in it up to date. */
+export function prepareEnvironment() {
+  return withContext(async (context) => {
+    const venv = await open(context);
+    await installPlugin(context, venv, { force: true, bytecode: true });
+    return venv;
+  });
 }

@@ -29,10 +29,12 @@ class CacheFacts:
                         "page_bytes": int(spec.page_size_bytes),
                     }
                 )
+        sizes = [int(tensor.size) for tensor in config.kv_cache_tensors]
+        shared = any(hasattr(tensor, "layers") for tensor in config.kv_cache_tensors)  # one allocation, vLLM 0.30 on
         return {
             "num_blocks": int(config.num_blocks),
             "groups": len(config.kv_cache_groups),
-            "cache_bytes": sum(int(tensor.size) for tensor in config.kv_cache_tensors),
+            "cache_bytes": max(sizes) if shared else sum(sizes),
             "layers": layers,
         }
 

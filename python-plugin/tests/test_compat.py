@@ -22,8 +22,8 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 import vllm_kivi
-from vllm_kivi import compat
 from vllm_kivi.cache.spec import KiviFullAttentionSpec
+from vllm_kivi.compat.wrap import IncompatibleError, wrap
 from vllm_kivi.config import CACHE_DTYPES
 
 HOOKS = [
@@ -173,8 +173,8 @@ def test_a_missing_seam_is_named() -> None:
     class Old:
         pass
 
-    with pytest.raises(compat.IncompatibleError, match=r"this vLLM has no .*Old\.execute_model"):
-        compat._wrap(Old, "execute_model", lambda *_: None)
+    with pytest.raises(IncompatibleError, match=r"this vLLM has no .*Old\.execute_model"):
+        wrap(Old, "execute_model", lambda *_: None)
 
 
 def test_wrapping_keeps_methods_and_class_methods_what_they_are() -> None:
@@ -189,7 +189,7 @@ def test_wrapping_keeps_methods_and_class_methods_what_they_are() -> None:
             return x * cls.factor
 
     for name in ("method", "of_class"):
-        compat._wrap(Owner, name, lambda original, *args: original(*args) + 1)
-        compat._wrap(Owner, name, lambda original, *args: original(*args) + 100)
+        wrap(Owner, name, lambda original, *args: original(*args) + 1)
+        wrap(Owner, name, lambda original, *args: original(*args) + 100)
     assert Owner().method(3) == 7
     assert Owner.of_class(3) == Owner().of_class(3) == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from vllm_kivi.compat import facts
 from vllm_kivi.config import CACHE_DTYPES, DEFAULT_BLOCK_SIZE, SETTINGS_KEY, ConfigError, KiviConfig
 from vllm_kivi.layout import LayoutError
 from vllm_kivi.settings import config_of, is_asked_for, kivi_layers, kivi_settings
@@ -40,9 +41,10 @@ def check_before(vllm_config: Any) -> None:
             + f". Serve without --kv-cache-dtype {config.cache_dtype}, or change that setting"
         )
     cache = vllm_config.cache_config
-    if "sliding_window" not in cache.kv_cache_dtype_skip_layers:
+    skipped = facts.skipped_layers(vllm_config)
+    if facts.keeps_skipped_layers(vllm_config) and "sliding_window" not in skipped:
         # vLLM's own word for it: such layers keep its own cache and attention.
-        cache.kv_cache_dtype_skip_layers = [*cache.kv_cache_dtype_skip_layers, "sliding_window"]
+        cache.kv_cache_dtype_skip_layers = [*skipped, "sliding_window"]
     _settle_block_size(config, vllm_config)
     _forget_chosen_backends()
 
@@ -52,6 +54,7 @@ def check_after(vllm_config: Any) -> None:
     if not is_asked_for(vllm_config) or vllm_config.model_config is None:
         return
     config = config_of(vllm_config)
+    facts.honour_cache_memory(vllm_config)
     _check_layout(config, vllm_config)
     _limit_sequences(config, vllm_config)
 
@@ -65,11 +68,11 @@ def backend_path(vllm_config: Any, selector_config: Any) -> str:
     kinds = {
         "MLA": selector_config.use_mla,
         "sparse attention": selector_config.use_sparse,
-        "a sliding window": selector_config.has_sliding_window,
+        "a sliding window": getattr(selector_config, "has_sliding_window", False),
         "attention sinks": selector_config.has_sink,
         "bidirectional multimodal prefixes": selector_config.use_mm_prefix,
         f"{selector_config.attn_type} attention": selector_config.attn_type != "decoder",
-        "non-causal attention": selector_config.use_non_causal,
+        "non-causal attention": getattr(selector_config, "use_non_causal", False),
     }
     found = [kind for kind, on in kinds.items() if on]
     if found:
@@ -91,7 +94,14 @@ def backend_path(vllm_config: Any, selector_config: Any) -> str:
     return class_path(KiviGpuBackend, layout)
 
 
+def _mixes_layers(vllm_config: Any) -> bool:
+    """Whether some layers, though not all, are to keep vLLM's own cache."""
+    named = [name for name in facts.skipped_layers(vllm_config) if name != "sliding_window"]
+    return bool(named) or vllm_config.model_config.get_sliding_window() is not None
+
+
 def _refusals(vllm_config: Any) -> Any:
+    import vllm
     from vllm.platforms import current_platform
 
     model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
@@ -115,6 +125,11 @@ def _refusals(vllm_config: Any) -> Any:
                 f"every attention layer of {model.hf_config.model_type} has a sliding window or is named by "
                 "--kv-cache-dtype-skip-layers and keeps vLLM's own cache, so none is left for KIVI"
             )
+        elif not facts.has_seams_of_0_26() and _mixes_layers(vllm_config):
+            yield (
+                f"{model.hf_config.model_type} has layers with a sliding window, or --kv-cache-dtype-skip-layers names "
+                f"some, which no test covers on vLLM {vllm.__version__} (on 0.26 one does)"
+            )
     speculative = vllm_config.speculative_config
     if speculative is not None and current_platform.is_cpu():
         yield "speculative decoding is not tested with KIVI on the CPU build"
@@ -128,18 +143,22 @@ def _refusals(vllm_config: Any) -> Any:
         or parallel.prefill_context_parallel_size > 1
     ):
         yield "pipeline and context parallel are not tested yet"
-    if cache.prefix_match_unit is not None:
-        yield f"--prefix-match-unit {cache.prefix_match_unit} would let a prefix hit end inside a block"
-    if cache.calculate_kv_scales:
+    unit = facts.prefix_match_unit(vllm_config)
+    if unit is not None:
+        yield f"--prefix-match-unit {unit} would let a prefix hit end inside a block"
+    if facts.calculates_kv_scales(vllm_config):
         yield "--calculate-kv-scales belongs to fp8"
-    if current_platform.is_cpu() and vllm_config.use_v2_model_runner:
+    if current_platform.is_cpu() and facts.uses_v2_runner(vllm_config):
         yield "the V2 model runner is not supported on the CPU build (set VLLM_USE_V2_MODEL_RUNNER=0)"
 
 
 def _cuda_refusals(vllm_config: Any) -> Any:
     import torch
+    import vllm
     from vllm.platforms import current_platform
 
+    if not facts.has_seams_of_0_26():
+        yield f"vLLM {vllm.__version__} on a GPU was never run with KIVI; GPUs are tested with vLLM 0.26"
     capability = current_platform.get_device_capability()
     if capability is not None and capability.to_int() < 80:
         yield f"the GPU's compute capability is {capability.as_version_str()}; the kernels need 8.0 (Ampere) or newer"
@@ -157,17 +176,17 @@ def _cuda_refusals(vllm_config: Any) -> Any:
 
 def _settle_block_size(config: KiviConfig, vllm_config: Any) -> None:
     """Raises ConfigError where the block size, the user's or the smallest of ours, does not fit the model."""
-    model, cache = vllm_config.model_config, vllm_config.cache_config
-    if cache.user_specified_block_size:
+    model = vllm_config.model_config
+    if facts.given_block_size(vllm_config) is not None:
         _check_layout(config, vllm_config)
         return
-    cache.block_size = max(DEFAULT_BLOCK_SIZE, config.key_group)
-    cache.user_specified_block_size = True  # ours now: the platform must not choose another
+    facts.set_block_size(vllm_config, max(DEFAULT_BLOCK_SIZE, config.key_group))
     _check_layout(config, vllm_config)
     if model is not None and model.get_sliding_window() is not None:
         from vllm_kivi.cache.pages import block_size_beside_windows, block_step
 
-        cache.block_size = block_size_beside_windows(config, model.get_head_size(), model.dtype.itemsize, block_step())
+        size = block_size_beside_windows(config, model.get_head_size(), model.dtype.itemsize, block_step())
+        facts.set_block_size(vllm_config, size)
 
 
 def _check_layout(config: KiviConfig, vllm_config: Any) -> None:

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.layout import staged_bytes
 from vllm_kivi.settings import config_of, kivi_layers
 
@@ -40,7 +41,7 @@ def staging_bytes_per_sequence(vllm_config: Any) -> int:
         model.get_num_kv_heads(parallel),
         head_size * ring_dtype(model.dtype).itemsize if current_platform.is_cpu() else staged_bytes(head_size),
         kivi_layers(vllm_config),
-        vllm_config.num_speculative_tokens,
+        draft_tokens(vllm_config),
     )
 
 
@@ -58,15 +59,15 @@ def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
     ``rank`` is of tensor parallel within one engine, ``data_parallel_rank`` tells the engines of a server apart.
     """
     from vllm.distributed import get_tensor_model_parallel_rank
-    from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity
 
     from vllm_kivi.cache.spec import KiviFullAttentionSpec
+    from vllm_kivi.compat.specs import pool_bytes, token_capacity
 
     specs = _layer_specs(kv_cache_config)
     ours = [spec for spec in specs if isinstance(spec, KiviFullAttentionSpec)]
     config, spec = config_of(vllm_config), ours[0]
     blocks, staging = kv_cache_config.num_blocks, staging_bytes(vllm_config)
-    pool = sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors)
+    pool = pool_bytes(kv_cache_config)
     several = len(kv_cache_config.kv_cache_groups) > 1
     line = {
         "version": 1,
@@ -82,7 +83,7 @@ def log_report(vllm_config: Any, kv_cache_config: Any) -> None:
         "plain_layers": len(specs) - len(ours),
         "bytes_per_token": sum(s.page_size_bytes for s in ours) / spec.block_size,
         "bf16_bytes_per_token": sum(2 * s.num_kv_heads * s.head_size * 2 for s in ours),
-        "tokens": get_kv_cache_capacity(vllm_config, kv_cache_config)[0] if several else blocks * spec.block_size,
+        "tokens": token_capacity(vllm_config, kv_cache_config) if several else blocks * spec.block_size,
         "bf16_tokens": _bf16_tokens(specs, pool + staging, spec.block_size, vllm_config),
         "staging_slots": vllm_config.scheduler_config.max_num_seqs,
         "staging_bytes": staging,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_kivi.compat.facts import skipped_layers
 from vllm_kivi.config import SETTINGS_KEY, ConfigError, KiviConfig, is_kivi_dtype, parse_config
 
 
@@ -33,7 +34,7 @@ def kivi_layers(vllm_config: Any) -> int:
     """Attention layers that keep a KIVI cache on this worker: as they were built or, until then, as the model's
     configuration says (``layer_types``) and the user (``--kv-cache-dtype-skip-layers``)."""
     built = vllm_config.compilation_config.static_forward_context.values()
-    model, skipped = vllm_config.model_config, vllm_config.cache_config.kv_cache_dtype_skip_layers
+    model, skipped = vllm_config.model_config, skipped_layers(vllm_config)
     kinds = dict(enumerate(getattr(model.hf_text_config, "layer_types", None) or ()))
     layers = range(model.get_num_layers(vllm_config.parallel_config))
     return sum(is_kivi_dtype(getattr(layer, "kv_cache_dtype", None)) for layer in built) or sum(

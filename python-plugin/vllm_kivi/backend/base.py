@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vllm.v1.attention.backend import AttentionBackend, AttentionType, MultipleOf
 
@@ -15,6 +15,7 @@ class KiviBackend(AttentionBackend):
     """Packed pages of uint8 [blocks, KV heads, record bytes]; one subclass for each page size."""
 
     forward_includes_kv_cache_update = True
+    accept_output_buffer = True  # 0.16 and 0.18 ask; later ones always give one
     block_size: ClassVar[int]
     record_bytes: ClassVar[int]
     """vLLM hands :meth:`get_kv_cache_shape` sizes but no settings, so the class carries them."""
@@ -24,7 +25,7 @@ class KiviBackend(AttentionBackend):
         return "CUSTOM"  # vLLM looks the name up in its enum of backends
 
     @classmethod
-    def get_supported_kernel_block_sizes(cls) -> list[int | MultipleOf]:
+    def get_supported_kernel_block_sizes(cls, kv_cache_spec: Any = None) -> list[int | MultipleOf]:
         return [cls.block_size]
 
     @classmethod

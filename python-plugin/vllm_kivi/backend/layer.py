@@ -9,6 +9,7 @@ import torch
 from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionMetadata, AttentionType
 
+from vllm_kivi.compat.specs import pages_of
 from vllm_kivi.config import ConfigError
 from vllm_kivi.settings import config_of
 
@@ -65,7 +66,9 @@ class KiviImpl(AttentionImpl[Metadata]):
             raise NotImplementedError("KIVI: fused output quantization is not supported")
         if attn_metadata is None:  # vLLM's profiling run, or warm-up
             return output.fill_(0)
-        self.attend(query, key, value, kv_cache, attn_metadata, output.view(-1, self.num_heads, self.head_size))
+        self.attend(
+            query, key, value, pages_of(kv_cache), attn_metadata, output.view(-1, self.num_heads, self.head_size)
+        )
         return output
 
     @abstractmethod

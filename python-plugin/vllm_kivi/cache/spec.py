@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from typing_extensions import Self
-from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.kv_cache_interface import FullAttentionSpec
-from vllm.v1.kv_cache_spec_registry import register_kv_cache_spec
+
+from vllm_kivi.compat.specs import PackedPage, managed_as_full_attention
 
 
-@register_kv_cache_spec(manager_class=FullAttentionManager, uniform_type_base_spec=FullAttentionSpec)
+@managed_as_full_attention
 @dataclass(frozen=True, kw_only=True)
-class KiviFullAttentionSpec(FullAttentionSpec):
+class KiviFullAttentionSpec(PackedPage, FullAttentionSpec):
     """Full attention over packed pages.
 
     Args:
@@ -20,10 +20,6 @@ class KiviFullAttentionSpec(FullAttentionSpec):
     """
 
     record_bytes: int = 0
-
-    @property
-    def real_page_size_bytes(self) -> int:
-        return self.num_kv_heads * self.record_bytes
 
     @classmethod
     def merge(cls, specs: list[Self]) -> Self:

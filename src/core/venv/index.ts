@@ -1,5 +1,5 @@
 export { type CreateOptions, createEnvironment, planEnvironment } from "./create.js";
-export { DEFAULT_VLLM, SUPPORTED_VLLM, versionInRange } from "./supported.js";
+export { DEFAULT_VLLM, SUPPORTED_VLLM, TESTED_ON_CPU, versionInRange } from "./supported.js";
 export {
   type InstalledVllm,
   openVenv,

