@@ -25,9 +25,9 @@ describe("kivi bench kernels", () => {
     });
     expect(parsed("bench", "./kernels", "--output", "x.json")).toMatchObject({
       command: { name: "bench" },
-      input: { model: "./kernels", output: "x.json" },
+      input: { model: ["./kernels"], output: "x.json" },
     });
-    expect(parsed("bench", "--output", "x.json", "./model")).toMatchObject({ input: { model: "./model" } });
+    expect(parsed("bench", "--output", "x.json", "./model")).toMatchObject({ input: { model: ["./model"] } });
   });
 
   it("keeps what stands before its name", () => {
