@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MEGABYTE, scheduler_of
+from conftest import MEGABYTE
+from inprocess import scheduler_of
 from models import TinyModel, write_checkpoint
 from support import prompt
 
