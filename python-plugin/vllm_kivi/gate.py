@@ -165,7 +165,7 @@ def _cuda_refusals(vllm_config: Any) -> Any:
     model = vllm_config.model_config
     if model is not None and model.dtype not in (torch.float16, torch.bfloat16):
         yield f"the model's dtype is {model.dtype}; the tensor cores take float16 or bfloat16 (--dtype)"
-    if model is not None and model.get_sliding_window() is not None and not vllm_config.use_v2_model_runner:
+    if model is not None and model.get_sliding_window() is not None and not facts.uses_v2_runner(vllm_config):
         yield (
             f"{model.hf_config.model_type} has sliding-window layers, which on CUDA need vLLM's V2 model runner: under "
             "V1, which this configuration takes, a test failed"

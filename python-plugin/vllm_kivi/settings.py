@@ -30,13 +30,18 @@ def config_of(vllm_config: Any) -> KiviConfig:
     return parse_config(vllm_config.cache_config.cache_dtype, kivi_settings(vllm_config))
 
 
+def built_layers(vllm_config: Any) -> list[Any]:
+    """vLLM's attention layers of this worker that keep a KIVI cache; none before the model is built."""
+    layers = vllm_config.compilation_config.static_forward_context.values()
+    return [layer for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
+
+
 def kivi_layers(vllm_config: Any) -> int:
     """Attention layers that keep a KIVI cache on this worker: as they were built or, until then, as the model's
     configuration says (``layer_types``) and the user (``--kv-cache-dtype-skip-layers``)."""
-    built = vllm_config.compilation_config.static_forward_context.values()
     model, skipped = vllm_config.model_config, skipped_layers(vllm_config)
     kinds = dict(enumerate(getattr(model.hf_text_config, "layer_types", None) or ()))
     layers = range(model.get_num_layers(vllm_config.parallel_config))
-    return sum(is_kivi_dtype(getattr(layer, "kv_cache_dtype", None)) for layer in built) or sum(
+    return len(built_layers(vllm_config)) or sum(
         kinds.get(n) != "sliding_attention" and str(n) not in skipped for n in layers
     )

@@ -1,12 +1,7 @@
 /** The figures of the suite `concurrency`. */
-import type { Cell } from "../core/bench/result.js";
+import { runAtLimit } from "../core/bench/serving/index.js";
 import { whole } from "./format.js";
 import type { Metric } from "./metrics.js";
-
-/** Of the run with the most users that kept the limits. */
-function atLimit({ concurrency }: Cell) {
-  return concurrency?.runs.find((run) => run.held && run.users === concurrency.users);
-}
 
 export const USERS_METRICS: readonly Metric[] = [
   {
@@ -32,8 +27,8 @@ export const USERS_METRICS: readonly Metric[] = [
       load: "",
       title: `their ${title} p99`,
       unit: "ms",
-      read: (cell) => {
-        const run = atLimit(cell);
+      read: ({ concurrency }) => {
+        const run = concurrency && runAtLimit(concurrency);
         return run && { value: run[field].p99, text: whole(run[field].p99) };
       },
     }),

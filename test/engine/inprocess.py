@@ -48,8 +48,8 @@ def generate(llm: Any, prompts: list[list[int]], tokens: int) -> list[Any]:
     return llm.generate([{"prompt_token_ids": p} for p in prompts], sampling, use_tqdm=False)
 
 
-def counter(llm: Any, name: str) -> int:
-    """A counter of vLLM's metrics."""
+def counter(llm: Any, name: str) -> float:
+    """A counter, or a gauge, of vLLM's metrics."""
     return sum(metric.value for metric in llm.get_metrics() if metric.name == name)
 
 

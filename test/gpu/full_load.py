@@ -13,16 +13,21 @@ import os
 import random
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
+
+from inprocess import counter
 
 LONGEST_PROMPT, LONGEST_ANSWER = 30000, 1024
 WAITING = 32
 
 
 def main() -> None:
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from vllm import LLM
 
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     model, dtype = sys.argv[1:3]
     minutes = float(sys.argv[3]) if len(sys.argv) > 3 else 10
     extra = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}
@@ -63,7 +68,7 @@ def keep_full(llm: Any, minutes: float, seed: int = 0) -> dict[str, Any]:
                 generated += len(output.outputs[0].token_ids)
         steps += 1
         if steps % 20 == 0:
-            fullest = max(fullest, _metric(llm, "vllm:kv_cache_usage_perc"))
+            fullest = max(fullest, counter(llm, "vllm:kv_cache_usage_perc"))
     free, total = torch.cuda.mem_get_info()
     return {
         "minutes": round(passed / 60, 2),
@@ -73,16 +78,12 @@ def keep_full(llm: Any, minutes: float, seed: int = 0) -> dict[str, Any]:
         "steps": steps,
         "requests_ended": ended,
         "tokens_generated": generated,
-        "preemptions": _metric(llm, "vllm:num_preemptions"),
+        "preemptions": counter(llm, "vllm:num_preemptions"),
         "allowed": int(allowed * total),
         "used": total - free,
         "reserved_before": before,
         "reserved": torch.cuda.max_memory_reserved(),
     }
-
-
-def _metric(llm: Any, name: str) -> float:
-    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ def test_answers_after_sleep(level: int, checkpoints: Path) -> None:
     prompts = [prompt(n, seed=n) for n in LENGTHS]
     with open_engine(checkpoint, enable_sleep_mode=True, dtype="bfloat16") as llm:
         before = generate(llm, prompts, 140)
-        used = torch.cuda.mem_get_info()[0]
+        free = torch.cuda.mem_get_info()[0]
         llm.sleep(level)
-        assert torch.cuda.mem_get_info()[0] - used > 900 << 20, "the cache was not given away"
+        assert torch.cuda.mem_get_info()[0] - free > 900 << 20, "the cache was not given away"
         llm.wake_up()
         if level == 2:
             llm.collective_rpc("reload_weights")

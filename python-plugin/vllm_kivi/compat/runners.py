@@ -55,7 +55,7 @@ def _fit_pages(original: Callable[..., Any], runner: Any) -> Any:
 def _initialize_kv_cache(
     original: Callable[..., Any], runner: Any, kv_cache_config: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    from vllm_kivi.settings import is_asked_for
+    from vllm_kivi.settings import built_layers, is_asked_for
 
     if not is_asked_for(runner.vllm_config):
         return original(runner, kv_cache_config, *args, **kwargs)
@@ -69,19 +69,11 @@ def _initialize_kv_cache(
         result = original(runner, kv_cache_config, *args, **kwargs)
     finally:
         building.reset(token)
-    groups, ours = kv_cache_config.kv_cache_groups, _our_layers(runner.vllm_config)
+    groups, ours = kv_cache_config.kv_cache_groups, built_layers(runner.vllm_config)
     # In a group of its own every layer has memory of its own.
     runner.kivi_fresh = FreshBlocks([g.kv_cache_spec.block_size for g in groups], ours) if len(groups) > 1 else None
     log_report(runner.vllm_config, kv_cache_config)
     return result
-
-
-def _our_layers(vllm_config: Any) -> list[Any]:
-    """The attention layers of this worker that keep a KIVI cache."""
-    from vllm_kivi.config import is_kivi_dtype
-
-    layers = vllm_config.compilation_config.static_forward_context.values()
-    return [layer for layer in layers if is_kivi_dtype(getattr(layer, "kv_cache_dtype", None))]
 
 
 def _execute_model(original: Callable[..., Any], runner: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -138,7 +130,9 @@ def _available_memory(original: Callable[..., Any], worker: Any) -> int:
 
 
 def _wake_up(original: Callable[..., Any], worker: Any, tags: list[str] | None = None) -> None:
+    from vllm_kivi.settings import built_layers
+
     original(worker, tags)
     if tags is None or "weights" in tags:  # our memory was taken while the weights were loaded
-        for layer in _our_layers(worker.vllm_config):
+        for layer in built_layers(worker.vllm_config):
             layer.impl.restore()

@@ -1,5 +1,6 @@
 /** The figures of the suite `concurrency`. */
 import type { Cell } from "../bench/result.js";
+import { runAtLimit } from "../bench/serving/figures.js";
 import { againstBase, type Metric, metric, without } from "./metric.js";
 import { counted } from "./reading.js";
 
@@ -26,8 +27,7 @@ function conditions({ concurrency }: Cell): Readonly<Record<string, unknown>> {
 /** Of the run with the most users that kept the limits. */
 function atLimit(latency: "ttftMs" | "tpotMs"): Metric["read"] {
   return (cell) => {
-    const { runs, users: most } = cell.concurrency ?? {};
-    const run = runs?.find(({ held, users: count }) => held && count === most);
+    const run = cell.concurrency && runAtLimit(cell.concurrency);
     return run === undefined
       ? without(cell, "a number of users that keeps the limits")
       : counted(run[latency].p99);

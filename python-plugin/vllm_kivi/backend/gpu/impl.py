@@ -11,6 +11,7 @@ from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata, compiled_decode
 from vllm_kivi.backend.gpu.prefill import SentPiece, attend_pieces
 from vllm_kivi.backend.gpu.workspace import Workspace, empty_rings, workspace_of
 from vllm_kivi.backend.layer import KiviImpl
+from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.few import attend_few
@@ -38,7 +39,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         if self._rings is not None:
             return
         device = torch.device("cuda", torch.cuda.current_device())
-        drafts = self.vllm_config.num_speculative_tokens
+        drafts = draft_tokens(self.vllm_config)
         compiled = compiled_decode(self.vllm_config)
         check_kernels(
             self.config, self.layout, self.num_kv_heads, self.num_heads, 1 + drafts, act_dtype, device, compiled

@@ -21,6 +21,7 @@ from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 from vllm_kivi.backend.gpu.pieces import plan_pieces
 from vllm_kivi.backend.gpu.prefill import SentPiece, flash_reach, send_pieces, slab_units
 from vllm_kivi.cache.staging import Slot, SlotPool, building
+from vllm_kivi.compat.facts import draft_tokens, uses_v2_runner
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.decode import takes
 from vllm_kivi.kernels.few import new_tasks, plan_few
@@ -54,7 +55,7 @@ class KiviGpuMetadata(AttentionMetadata):
 
 def compiled_decode(vllm_config: Any) -> bool:
     """Whether decode.cu may serve: rows have one query, and its runner is the one it was run under (V2)."""
-    return bool(vllm_config.num_speculative_tokens == 0 and vllm_config.use_v2_model_runner)
+    return bool(draft_tokens(vllm_config) == 0 and uses_v2_runner(vllm_config))
 
 
 class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vllm_kivi.backend.gpu.prefill import Slab, flash_reach, new_slab, slab_units
+from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.attend import split_count
 from vllm_kivi.kernels.few import new_scratch
@@ -102,7 +103,7 @@ def workspace_of(
             scheduler.max_num_seqs,
             scheduler.max_num_batched_tokens,
             vllm_config.model_config.max_model_len,
-            1 + vllm_config.num_speculative_tokens,
+            1 + draft_tokens(vllm_config),
             dtype,
             device,
         )

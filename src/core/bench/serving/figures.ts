@@ -98,6 +98,11 @@ export function usersSetup({ inputTokens, outputTokens, requests, most, slo, see
   ].join(", ");
 }
 
+/** Of a server's runs the one with the most users that kept the limits; undefined where none did. */
+export function runAtLimit({ runs, users }: Concurrency): Concurrency["runs"][number] | undefined {
+  return runs.find((run) => run.held && run.users === users);
+}
+
 /** What the suite `serve` asked, in one line; other sizes or another seed make other figures. */
 export function serveSetup({
   prompts,

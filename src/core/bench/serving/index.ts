@@ -1,6 +1,7 @@
 /** The suite `serve`: a real HTTP server under vLLM's own load client. */
 export {
   median,
+  runAtLimit,
   SERVE_FIGURES,
   type ServeFigure,
   samples,
