@@ -2,7 +2,8 @@
 
 Some programs take heads of a row: they rotate and stage keys, rotate and quantize values, or rotate queries. Others
 close the key groups that the step completes, a few channels at a time, because few rows complete one in most steps and
-the step waits for the slowest program; they stage the step's keys for themselves rather than wait. Meaning:
+the step waits for the slowest program, or whole heads where many do; they stage the step's keys for themselves rather
+than wait. Meaning:
 ``reference.rotate``, ``store_values``, ``store_keys``. A draft that completes a group closes it too; if it is rejected,
 the group is closed again with the true token before anything reads it. Graph-safe: the grid depends on shapes only.
 """
@@ -15,18 +16,44 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of, rotate
-from vllm_kivi.kernels.quantize import KEY_SLICE, quantize_keys, ratios, store_key_codes, store_values, value_span
-from vllm_kivi.kernels.staging import load_staged, load_staged_columns, stage, write_staged
+from vllm_kivi.kernels.quantize import (
+    KEY_SLICE,
+    quantize_head,
+    quantize_keys,
+    ratios,
+    store_key_codes,
+    store_values,
+    value_span,
+)
+from vllm_kivi.kernels.staging import load_staged, load_staged_columns, write_staged
 from vllm_kivi.layout import CacheLayout
 
-_HEADS = 4
+_HEADS = 2
 """KV heads of a program that stages keys, or takes values or queries."""
 
-_CLOSERS = 8
+_CLOSERS = 16
 """Programs of a multiprocessor that close groups, at most."""
 
-_LOOK = 128
-"""Rows that these look through at a time."""
+_REGISTERS = 128
+"""Of a thread, so that as many programs as that run at once; fewer of more registers close groups no faster."""
+
+_LOOK = (128, 256)
+"""Rows that these look through at a time, at least and at most."""
+
+
+@triton.constexpr_function
+def takes_whole_heads(LAYOUT, RATIOS):
+    """Whether a program may close all channels of a head at once, with :func:`quantize_head`."""
+    return len(RATIOS) == 1 and LAYOUT.key_bits == 4 and LAYOUT.key_code_bytes % 8 == 0
+
+
+def rows_that_close_whole_heads(layout: CacheLayout, heads: int, clipping: bool, device: torch.device) -> int:
+    """How many rows must close a group in one step for programs to take whole heads; 0 where they never do."""
+    if not takes_whole_heads(layout, ratios(clipping)):
+        return 0
+    slices = triton.cdiv(layout.key_code_bytes, KEY_SLICE)
+    programs = _CLOSERS * processors_of(device.index)
+    return triton.cdiv(programs * (triton.cdiv(slices, 2) - 1) + 1, heads * slices)
 
 
 @triton.jit
@@ -42,17 +69,28 @@ def _load_rotated(at, live, D: tl.constexpr, ROTATE: tl.constexpr):
 
 
 @triton.jit
-def _as_staged(at, D: tl.constexpr, ROTATE: tl.constexpr):
-    """Float32 [D padded] of one row as a ring gives it back."""
+def _stage_row(to, at, D: tl.constexpr, ROTATE: tl.constexpr):
+    """Stage one row into a ring's token."""
     one = tl.arange(0, 1)
-    x, _, c = _load_rotated(at + one, one == 0, D, ROTATE)
-    return tl.reshape(stage(x), [c.shape[0]])
+    x, _, _ = _load_rotated(at + one, one == 0, D, ROTATE)
+    write_staged(to + one, x, one == 0, D)
 
 
 @triton.jit
-def _channels(x, c):
-    """Elements ``c`` of a row; any where there are none."""
-    return tl.gather(x, tl.minimum(c, x.shape[0] - 1), 0)
+def _close_slice(record, in_block, ring_at, at, LAYOUT: tl.constexpr, RATIOS: tl.constexpr, J: tl.constexpr):
+    """Close a group of a head: J packed channels, whose tokens fit the registers."""
+    D: tl.constexpr = LAYOUT.head_size
+    WIDTH: tl.constexpr = LAYOUT.key_code_bytes
+    j = at * J + tl.arange(0, J)
+    live = tl.full(ring_at.shape, 1, tl.int1)
+    packed = tl.zeros([J, ring_at.shape[0]], tl.int32)
+    for part in range(8 // LAYOUT.key_bits):
+        if WIDTH % J == 0:
+            x = load_staged_columns(ring_at, part * WIDTH + at * J, live, J, J, D)
+        else:
+            x = load_staged(ring_at[None, :], (part * WIDTH + j)[:, None], (j < WIDTH)[:, None] & live[None, :], D)
+        packed |= quantize_keys(record, in_block, x, part, j, LAYOUT, RATIOS)
+    store_key_codes(record, in_block, packed, j, LAYOUT)
 
 
 @triton.jit
@@ -64,8 +102,8 @@ def _close_groups(
     """Close a program's part of the key groups that the step completes, in slices of J packed channels of a head."""
     G: tl.constexpr = LAYOUT.key_group
     D: tl.constexpr = LAYOUT.head_size
-    WIDTH: tl.constexpr = LAYOUT.key_code_bytes
-    SLICES: tl.constexpr = (WIDTH + J - 1) // J
+    SLICES: tl.constexpr = (LAYOUT.key_code_bytes + J - 1) // J
+    WHOLE: tl.constexpr = takes_whole_heads(LAYOUT, RATIOS)
     for first in range(0, rows, LOOK):
         r = first + tl.arange(0, LOOK)
         starts = tl.load(query_start + r, mask=r < rows, other=0)
@@ -77,8 +115,10 @@ def _close_groups(
         closes = closes & (tl.load(slot_mapping + last, mask=closes, other=-1) >= 0)
         rank = tl.cumsum(closes.to(tl.int32), 0)
         closing = tl.sum(closes.to(tl.int32), 0)
-        # Of a head, as many slices in a row as leave one item for each program.
+        # Of a head, as many slices in a row as leave one item for each program; whole heads where that is half of one.
         span = tl.minimum((closing * heads * SLICES + programs - 1) // programs, SLICES)
+        if WHOLE:
+            span = tl.where(2 * span >= SLICES, SLICES, span)
         items = (SLICES + span - 1) // tl.maximum(span, 1)  # of a head
         for item in range(program, closing * heads * items, programs):
             chosen = closes & (rank == item // (heads * items) + 1)
@@ -89,28 +129,20 @@ def _close_groups(
             group = end // G - 1
             block = tl.load(block_table + row.to(tl.int64) * stride_table + group * G // LAYOUT.block_size)
             record = pages + block.to(tl.int64) * stride_page + head * LAYOUT.record_bytes
-            position = group * G + tl.arange(0, G)
             slot = tl.load(slots + row).to(tl.int64)
-            ring_at = ring_key + slot * stride_slot + (head * key_tokens + position % key_tokens) * STAGED
-            fresh, offset = key + head * stride_head, start - before
-            newest = _as_staged(fresh + (offset + end - 1).to(tl.int64) * stride_token, D, ROTATE)
+            ring = ring_key + slot * stride_slot + head * key_tokens * STAGED
+            # The step's own tokens, one and drafts: other programs write the same bytes, but not before this one reads.
+            for token in range(tl.maximum(before, group * G), end):
+                fresh = key + head * stride_head + (start + token - before).to(tl.int64) * stride_token
+                _stage_row(ring + token % key_tokens * STAGED, fresh, D, ROTATE)
+            tl.debug_barrier()
             in_block = group % (LAYOUT.block_size // G)
-            for at in range(item % items * span, tl.minimum(item % items * span + span, SLICES)):
-                j = at * J + tl.arange(0, J)
-                packed = tl.zeros([J, G], tl.int32)
-                for part in range(8 // LAYOUT.key_bits):
-                    c = part * WIDTH + j
-                    if WIDTH % J == 0:
-                        x = load_staged_columns(ring_at, part * WIDTH + at * J, position < before, J, J, D)
-                    else:
-                        mask = (j < WIDTH)[:, None] & (position < before)[None, :]
-                        x = load_staged(ring_at[None, :], c[:, None], mask, D)
-                    x = tl.where((position == end - 1)[None, :], _channels(newest, c)[:, None], x)
-                    for token in range(tl.maximum(before, group * G), end - 1):  # drafts
-                        own = _channels(_as_staged(fresh + (offset + token).to(tl.int64) * stride_token, D, ROTATE), c)
-                        x = tl.where((position == token)[None, :], own[:, None], x)
-                    packed |= quantize_keys(record, in_block, x, part, j, LAYOUT, RATIOS)
-                store_key_codes(record, in_block, packed, j, LAYOUT)
+            ring_at = ring + (group * G + tl.arange(0, G)) % key_tokens * STAGED
+            if WHOLE and span == SLICES:
+                quantize_head(record, in_block, ring, group * G, key_tokens, STAGED, LAYOUT)
+            else:
+                for at in range(item % items * span, tl.minimum(item % items * span + span, SLICES)):
+                    _close_slice(record, in_block, ring_at, at, LAYOUT, RATIOS, J)
 
 
 @triton.jit(do_not_specialize=["stride_table", "rows", "closers"], do_not_specialize_on_alignment=PER_ROW)
@@ -268,12 +300,13 @@ def append_tokens(
         RATIO=ratio,
         ROTATE=rotation,
         J=KEY_SLICE,
-        LOOK=_LOOK,
+        LOOK=min(max(triton.next_power_of_2(rows), _LOOK[0]), _LOOK[1]),
         SPAN=value_span(layout),
         HEADS=each,
         ROWS=triton.next_power_of_2(each * ratio),
         OVERLAP=overlaps(),
         launch_pdl=overlaps(),
+        maxnreg=_REGISTERS,
         num_warps=1,
         enable_fp_fusion=False,
     )

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
-from vllm_kivi.kernels.helpers import decode_scale, decode_zero, encode
-from vllm_kivi.kernels.staging import load_staged
+from vllm_kivi.kernels.helpers import INTERPRETED, decode_scale, decode_zero, encode
+from vllm_kivi.kernels.staging import load_staged, load_staged_rows
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import CLIP_RATIOS
 
 KEY_SLICE = 8
 """Packed channels of a key group that a warp quantizes at a time: their tokens fit its registers, so that the search
 for the best range needs no other warp."""
+
+_HEAD_ELEMENTS = tl.constexpr(1024)
+"""Channels times tokens that a warp holds while it closes a whole head."""
+
+_RAISE = tl.constexpr(2.0**23)
+_INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 def ratios(clipping: bool) -> tuple[float, ...]:
@@ -32,9 +39,33 @@ def value_span(layout: CacheLayout) -> int:
 
 
 @triton.jit
-def _codes(x, zero, inverse, TOP: tl.constexpr):
-    """Codes as float32; halves round up."""
-    return tl.minimum(tl.maximum(tl.floor((x - zero) * inverse + 0.5), 0.0), TOP)
+def _raised_codes(x, zero, inverse, TOP: tl.constexpr):
+    """Codes, halves rounded up, in units of 1 / (TOP + 1), plus 2^23 of these; float32.
+
+    Without floor and one of two comparisons, which are slow: adding nothing but a power of two's worth of places rounds
+    towards zero, and what is between 0 and 1 costs nothing to clamp. The units are exact, so the codes are those of
+    reference.quantize.
+    """
+    UNIT: tl.constexpr = 1.0 / (TOP + 1)
+    place = (x - zero) * (inverse * UNIT) + 0.5 * UNIT
+    if _INTERPRETED:
+        place = tl.minimum(tl.maximum(place, 0.0), (TOP + 0.5) * UNIT)
+        return tl.floor(place / UNIT) * UNIT + _RAISE * UNIT
+    else:  # noqa: RET505 -- Triton compiles what follows a branch that returns
+        place = tl.minimum(libdevice.saturatef(place), (TOP + 0.5) * UNIT)
+        return libdevice.add_rz(place, tl.full(place.shape, _RAISE * UNIT, tl.float32))
+
+
+@triton.jit
+def codes_of(x, zero, inverse, TOP: tl.constexpr):
+    """Codes as int32."""
+    return _raised_codes(x, zero, inverse, TOP).to(tl.int32, bitcast=True) & TOP
+
+
+@triton.jit
+def _encode_range(low, high, RATIO: tl.constexpr, TOP: tl.constexpr):
+    """Encoded zero and scale of the middle part of a range."""
+    return encode(low + (high - low) * ((1.0 - RATIO) / 2), (high - low) * (RATIO / TOP))
 
 
 @triton.jit
@@ -42,7 +73,7 @@ def _fit(x, mask, TOP: tl.constexpr, RATIOS: tl.constexpr):
     """Encoded zero and scale (int32 [ROWS] each) of each row of x, f32 [ROWS, N]; only elements in mask count."""
     low = tl.min(tl.where(mask, x, float("inf")), 1)
     high = tl.max(tl.where(mask, x, float("-inf")), 1)
-    zero_bits, scale_bits = encode(low + (high - low) * ((1.0 - RATIOS[0]) / 2), (high - low) * (RATIOS[0] / TOP))
+    zero_bits, scale_bits = _encode_range(low, high, RATIOS[0], TOP)
     if len(RATIOS) > 1:
         least = _error(x, mask, zero_bits, scale_bits, TOP)
         for i in range(1, len(RATIOS)):  # not unrolled: the ranges would be tried side by side, in too many registers
@@ -64,7 +95,8 @@ def _error(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
     """Squared error of each row of x under a zero and scale, f32 [ROWS]."""
     zero = decode_zero(zero_bits)[:, None]
     scale = decode_scale(zero_bits, scale_bits)[:, None]
-    off = _codes(x, zero, tl.div_rn(1.0, scale), TOP) * scale + zero - x
+    codes = _raised_codes(x, zero, tl.div_rn(1.0, scale), TOP) - _RAISE / (TOP + 1)
+    off = codes * (scale * (TOP + 1)) + zero - x
     return tl.sum(tl.where(mask, off * off, 0.0), 1)
 
 
@@ -89,7 +121,7 @@ def quantize_keys(record, group, x, part, j, LAYOUT: tl.constexpr, RATIOS: tl.co
     tl.store(zeros + c, zero_bits.to(tl.uint16), mask=j < WIDTH)
     tl.store(record + LAYOUT.key_scales_offset + c, scale_bits.to(tl.uint8), mask=j < WIDTH)
     inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
-    return _codes(x, decode_zero(zero_bits)[:, None], inverse[:, None], TOP).to(tl.int32) << (LAYOUT.key_bits * part)
+    return codes_of(x, decode_zero(zero_bits)[:, None], inverse[:, None], TOP) << (LAYOUT.key_bits * part)
 
 
 @triton.jit
@@ -100,6 +132,68 @@ def store_key_codes(record, group, packed, j, LAYOUT: tl.constexpr):
     token = group * G + tl.arange(0, G)
     to = record + LAYOUT.key_codes_offset + token[None, :] * WIDTH + j[:, None]
     tl.store(to, packed.to(tl.uint8), mask=(j < WIDTH)[:, None] & (token >= 0)[None, :])
+
+
+@triton.jit
+def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, LAYOUT: tl.constexpr):
+    """Quantize a whole key group of a head out of a ring into its record, 4 bits a code, without clipping.
+
+    Some tokens at a time, twice, so that whole tokens are read side by side and few registers serve. The same bytes as
+    :func:`quantize_keys` writes.
+
+    Args:
+        group: of the block.
+        ring: the head's first token in the ring.
+        first: position of the group's first token.
+        BYTES: of a token in the ring.
+    """
+    tl.static_assert(LAYOUT.key_bits == 4)
+    G: tl.constexpr = LAYOUT.key_group
+    D: tl.constexpr = LAYOUT.head_size
+    WIDTH: tl.constexpr = LAYOUT.key_code_bytes
+    TOP: tl.constexpr = 15
+    SIZE: tl.constexpr = triton.next_power_of_2(WIDTH)
+    TOKENS: tl.constexpr = min(G, max(_HEAD_ELEMENTS // (2 * SIZE), 1))
+    t = tl.arange(0, TOKENS)
+    low0 = tl.full([TOKENS, SIZE // 8, 8], float("inf"), tl.float32)
+    high0, low1, high1 = -low0, low0, -low0
+    for at in range(0, G, TOKENS):
+        tokens = ring + (first + at + t) % ring_tokens * BYTES
+        x0, x1 = load_staged_rows(tokens, 0, WIDTH, D), load_staged_rows(tokens, WIDTH, WIDTH, D)
+        low0, high0 = tl.minimum(low0, x0), tl.maximum(high0, x0)
+        low1, high1 = tl.minimum(low1, x1), tl.maximum(high1, x1)
+    zero_bits0, scale_bits0 = _encode_range(tl.min(low0, 0), tl.max(high0, 0), 1.0, TOP)
+    zero_bits1, scale_bits1 = _encode_range(tl.min(low1, 0), tl.max(high1, 0), 1.0, TOP)
+    j = tl.arange(0, SIZE // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    zeros = (record + LAYOUT.key_zeros_offset).to(tl.pointer_type(tl.uint16)) + group * D
+    scales = record + LAYOUT.key_scales_offset + group * D
+    tl.store(zeros + j, zero_bits0.to(tl.uint16), mask=j < WIDTH)
+    tl.store(zeros + WIDTH + j, zero_bits1.to(tl.uint16), mask=j < WIDTH)
+    tl.store(scales + j, scale_bits0.to(tl.uint8), mask=j < WIDTH)
+    tl.store(scales + WIDTH + j, scale_bits1.to(tl.uint8), mask=j < WIDTH)
+    tl.debug_barrier()
+    # Read back, each by one lane: a reduction leaves its result in many, and all of them would divide.
+    zero0, inverse0 = _load_range(zeros, scales, WIDTH)
+    zero1, inverse1 = _load_range(zeros + WIDTH, scales + WIDTH, WIDTH)
+    to = record + LAYOUT.key_codes_offset + group * G * WIDTH
+    for at in range(0, G, TOKENS):
+        tokens = ring + (first + at + t) % ring_tokens * BYTES
+        x0, x1 = load_staged_rows(tokens, 0, WIDTH, D), load_staged_rows(tokens, WIDTH, WIDTH, D)
+        packed = codes_of(x0, zero0, inverse0, TOP) | (codes_of(x1, zero1, inverse1, TOP) << 4)
+        at_token = to + (at + t)[:, None, None] * WIDTH
+        tl.store(at_token + j[None, :, :], packed.to(tl.uint8), mask=(t >= 0)[:, None, None] & (j < WIDTH)[None, :, :])
+
+
+@triton.jit
+def _load_range(zeros, scales, WIDTH: tl.constexpr):
+    """Zeros and inverse scales of WIDTH channels of a record, float32 [1, blocks, 8]."""
+    SIZE: tl.constexpr = triton.next_power_of_2(WIDTH)
+    j = tl.arange(0, SIZE)
+    zero_bits = tl.load(zeros + j, mask=j < WIDTH, other=0).to(tl.int32)
+    scale_bits = tl.load(scales + j, mask=j < WIDTH, other=0).to(tl.int32)
+    inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
+    shape: tl.constexpr = [1, SIZE // 8, 8]
+    return tl.reshape(decode_zero(zero_bits), shape), tl.reshape(inverse, shape)
 
 
 @triton.jit
@@ -155,6 +249,6 @@ def store_values(
             tl.store(zeros + g * T, zero_bits.to(tl.uint16), mask=starts_here)
             tl.store(scales + g * T, scale_bits.to(tl.uint8), mask=starts_here)
         x = _load_values(source[:, None], c[None, :], in_part, D, STAGED)
-        packed |= _codes(x, zero, inverse, TOP).to(tl.int32) << (LAYOUT.value_bits * part)
+        packed |= codes_of(x, zero, inverse, TOP) << (LAYOUT.value_bits * part)
     to = record[:, None] + LAYOUT.value_codes_offset + j[None, :] * T + token[:, None]
     tl.store(to, packed.to(tl.uint8), mask=in_part)

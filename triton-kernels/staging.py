@@ -81,6 +81,20 @@ def load_staged_columns(at, first, live, COUNT: tl.constexpr, SIZE: tl.constexpr
     return tl.reshape(codes.to(tl.float32) * staged_unit(exponent)[:, None, :], [SIZE, at.shape[0]])
 
 
+@triton.jit
+def load_staged_rows(at, first: tl.constexpr, COUNT: tl.constexpr, D: tl.constexpr):
+    """Float32 [tokens, blocks, 8]: COUNT channels from ``first`` on, padded, of the ring's tokens at pointers [tokens].
+
+    ``first`` and COUNT must be multiples of eight.
+    """
+    b, e = tl.arange(0, triton.next_power_of_2(COUNT) // _BLOCK), tl.arange(0, _BLOCK)
+    here = (b < COUNT // _BLOCK)[None, :]
+    c = b[None, :, None] * _BLOCK + e[None, None, :] + first
+    codes = tl.load(at[:, None, None] + c, mask=here[:, :, None], other=0).to(tl.int8, bitcast=True)
+    exponent = tl.load(at[:, None] + (b + D + first // _BLOCK)[None, :], mask=here, other=0)
+    return codes.to(tl.float32) * staged_unit(exponent)[:, :, None]
+
+
 @triton.jit(do_not_specialize=["count"])
 def _prepare_kernel(
     first_out,  # [tokens, heads, D]

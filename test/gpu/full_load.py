@@ -42,7 +42,8 @@ def keep_full(llm: Any, minutes: float, seed: int = 0) -> dict[str, Any]:
     """Load an in-process engine.
 
     Returns:
-        Memory in bytes: ``allowed`` by --gpu-memory-utilization, ``reserved`` by PyTorch at most, ``used`` of the GPU.
+        Memory in bytes: ``allowed`` by --gpu-memory-utilization, ``allocated`` and ``reserved`` by PyTorch at most,
+        ``used`` of the GPU.
     """
     import torch
     from vllm import SamplingParams
@@ -81,6 +82,7 @@ def keep_full(llm: Any, minutes: float, seed: int = 0) -> dict[str, Any]:
         "preemptions": counter(llm, "vllm:num_preemptions"),
         "allowed": int(allowed * total),
         "used": total - free,
+        "allocated": torch.cuda.max_memory_allocated(),
         "reserved_before": before,
         "reserved": torch.cuda.max_memory_reserved(),
     }

@@ -9,6 +9,7 @@ import torch
 from batches import DEVICE, Row, Step
 
 from vllm_kivi.config import PRESETS, KiviConfig
+from vllm_kivi.kernels import append
 
 K4V4 = PRESETS["k4v4"]
 WINDOWED = replace(K4V4, key_window=40, value_residual=16, value_window=24)
@@ -52,6 +53,21 @@ def test_decode_of_more_heads_than_a_program_appends() -> None:
     step = Step(K4V4, [Row(126, 1), Row(127, 1), Row(130, 1)], 64, 6, 3, torch.float16).ready()
     step.run_few(1)
     check(step, 4e-3)
+
+
+@pytest.mark.parametrize(("head_size", "key_group"), [(64, 128), (96, 64), (80, 128), (128, 256)])
+def test_a_program_closes_whole_heads_where_many_groups_end(
+    head_size: int, key_group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does in slices: the bytes of the reference."""
+    monkeypatch.setattr(append, "_CLOSERS", 1)
+    monkeypatch.setattr(append, "processors_of", lambda _: 2)
+    rows = [Row(key_group - 1, 1), Row(2 * key_group - 1, 1), Row(key_group + 1, 1), Row(key_group - 1, 1)]
+    config = replace(K4V4, key_group=key_group, rotation=False)
+    step = Step(config, rows, head_size, 2, 2, torch.float16, max(key_group, 128)).ready()
+    step.run_few(1)
+    assert step.wrong_bytes() == 0
+    assert step.ring_error() == 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from vllm_kivi.backend.gpu.pieces import least_units, plan_pieces
 from vllm_kivi.backend.gpu.prefill import attend_pieces, flash_reach, new_slab, send_pieces
 from vllm_kivi.backend.gpu.workspace import empty_rings
 from vllm_kivi.config import KiviConfig
-from vllm_kivi.kernels.append import append_tokens
+from vllm_kivi.kernels.append import append_tokens, rows_that_close_whole_heads
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.decode import takes
 from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
@@ -107,6 +107,7 @@ def check_kernels(
         queries, dtype, config.rotation, tasks,
     )  # fmt: skip
 
+    check_closing(config, layout, heads, query_heads, dtype, device)
     got = out.cpu().float()
     key, value = (reference.stage(_rotated(config, x.float())) for x in (key, value))
     expected = _expected_pages(config, layout, key, value)
@@ -124,6 +125,46 @@ def check_kernels(
                 f"(allowed {TOLERANCE:g}) with {heads} KV heads, {query_heads} query heads, {dtype}, {layout}. The "
                 "kernels of this environment are wrong: re-install with kivi install --force"
             )
+
+
+def check_closing(
+    config: KiviConfig, layout: CacheLayout, heads: int, query_heads: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Close one group of many rows in a step, which takes another way through the kernel, and of one row: equal bytes.
+
+    Raises:
+        CanaryError: they differ.
+    """
+    rows = rows_that_close_whole_heads(layout, heads, config.clipping, device)
+    if rows == 0:
+        return
+    generator, d = torch.Generator().manual_seed(1), layout.head_size
+
+    def random(count: int) -> torch.Tensor:
+        x = torch.randn(1, count, d, generator=generator, dtype=torch.float32, device="cpu")
+        return x.to(device, dtype)
+
+    query, key, value = random(query_heads), random(heads), random(heads)
+    pages = torch.zeros(2 + rows, heads, layout.record_bytes, dtype=torch.uint8, device=device)
+    rings = empty_rings(config, 1, heads, d, 0, device)
+    staged = torch.randint(100, 140, rings[0].shape, generator=generator, dtype=torch.uint8, device="cpu")
+    rings[0].copy_(staged)
+    for first, count in ((1, rows), (1 + rows, 1)):
+        index = torch.arange(count + 1, dtype=torch.int32, device=device)
+        blocks, zeros = first + index[:count], torch.zeros_like(index[:count])
+        ends = zeros + layout.key_group
+        step = Batch(index, ends, blocks[:, None].contiguous(), zeros, zeros)
+        rotated = torch.empty(count, query_heads, d, dtype=torch.float32, device=device)
+        slots = blocks.long() * layout.block_size + layout.key_group - 1
+        fresh = (x.expand(count, -1, -1) for x in (query, key, value))
+        append_tokens(layout, pages, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation)
+    wrong = int((pages[1 : 1 + rows] != pages[1 + rows]).sum())
+    if wrong:
+        raise CanaryError(
+            f"KIVI refuses: the start-up canary failed in closing a key group of {rows} rows at once: {wrong} bytes of "
+            f"{pages[1 : 1 + rows].numel()} are not those of one row alone, with {heads} KV heads, {query_heads} query "
+            f"heads, {dtype}, {layout}. The kernels of this environment are wrong: re-install with kivi install --force"
+        )
 
 
 def _rotated(config: KiviConfig, x: torch.Tensor) -> torch.Tensor:
