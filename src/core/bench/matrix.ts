@@ -172,6 +172,7 @@ function servingPlan(
     users: config.suites.includes("concurrency") ? config.users : undefined,
     seed: config.seed,
     script: join(bench, "client.py"),
+    launcher: join(bench, "server.py"),
     folder,
     name,
   };
