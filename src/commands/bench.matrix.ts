@@ -1,6 +1,7 @@
 /** What was typed and what a file holds, as the matrices that they mean. */
 import { existsSync } from "node:fs";
 import { basename, extname, join, resolve } from "node:path";
+import { datasetText } from "../core/bench/dataset-text.js";
 import {
   completeConfig,
   DEFAULT_SUITES,
@@ -124,6 +125,19 @@ export async function matrixConfigs(ctx: Context, input: Input, sections: Sectio
   );
 }
 
+/** A file that is there; else a data set, whose text is put into a file. */
+async function textOf(
+  ctx: Context,
+  python: string,
+  given: string | undefined,
+): Promise<Pick<MatrixConfig, "text" | "dataset">> {
+  if (given === undefined) return { text: join(ctx.paths.bench, "data", "opticks.txt") };
+  const path = resolve(ctx.cwd, given);
+  if (existsSync(path)) return { text: path };
+  const loaded = await datasetText(ctx, python, given);
+  return loaded === undefined ? { text: path } : { text: loaded, dataset: given };
+}
+
 async function matrixConfig(
   ctx: Context,
   input: Input,
@@ -170,8 +184,7 @@ async function matrixConfig(
     repeats: input.repeats,
     rounds: input.rounds,
     seed: input.seed,
-    text:
-      input.text === undefined ? join(ctx.paths.bench, "data", "opticks.txt") : resolve(ctx.cwd, input.text),
+    ...(await textOf(ctx, venv.python, input.text)),
     windowTokens: input.window,
     maxWindows: input.windows,
     quality: quality === undefined ? undefined : qualitySettings(quality),

@@ -39,6 +39,8 @@ export interface MatrixConfig {
   readonly seed: number;
   /** Path of the text that perplexity and quality are measured on. */
   readonly text: string;
+  /** The data set that it was taken from, as it was named. */
+  readonly dataset?: string | undefined;
   readonly windowTokens: number;
   readonly maxWindows: number;
   readonly quality: QualitySettings;

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { messageOf, usageError } from "../../shared/errors.js";
 import type { MatrixConfig, Suite } from "./config.js";
+import { DATASET_FORM } from "./dataset-text.js";
 import { longestText } from "./quality.js";
 
 /** Hash of the text, empty where no suite reads one; it must at least fill the longest piece: a token is a byte or more. */
@@ -20,9 +21,14 @@ export async function textHash({ text, suites, windowTokens, quality }: MatrixCo
   try {
     bytes = await readFile(text);
   } catch (error) {
-    throw usageError("text-unreadable", `--text: ${text} cannot be read: ${messageOf(error)}`, undefined, {
-      cause: error,
-    });
+    throw usageError(
+      "text-unreadable",
+      `--text: ${text} cannot be read: ${messageOf(error)}`,
+      `Name a text file, or a data set as ${DATASET_FORM}.`,
+      {
+        cause: error,
+      },
+    );
   }
   const short = needs.find(({ tokens }) => bytes.length < tokens);
   if (short !== undefined) {

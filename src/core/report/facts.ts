@@ -77,6 +77,11 @@ export const FACTS: readonly Fact[] = [
     read: ofCell((cell) => cell.perplexity && `sha256 ${cell.perplexity.textSha256.slice(0, 12)}`),
   },
   {
+    name: "data set of the text",
+    kind: "noted",
+    read: ({ config }) => (typeof config.dataset === "string" ? config.dataset : undefined),
+  },
+  {
     name: "quality setup",
     kind: "decisive",
     read: ofCell((cell) => cell.quality && qualitySetup(cell.quality)),
