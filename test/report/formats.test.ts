@@ -151,6 +151,7 @@ describe("Markdown", () => {
       | perplexity window | 1024 |
       | perplexity windows | 12 |
       | perplexity text | sha256 0690908f6d3c |
+      | text | unknown |
       | quality setup | unknown |
       | quality text | unknown |
       | serving setup | unknown |

@@ -1,4 +1,5 @@
 /** What a result says of its model, engine and machine: shown beside its figures, and compared between results. */
+import { basename } from "node:path";
 import { showCommand } from "../../shared/process.js";
 import { BASELINE } from "../bench/caches.js";
 import type { BenchResult, Cell } from "../bench/result.js";
@@ -77,9 +78,10 @@ export const FACTS: readonly Fact[] = [
     read: ofCell((cell) => cell.perplexity && `sha256 ${cell.perplexity.textSha256.slice(0, 12)}`),
   },
   {
-    name: "data set of the text",
+    name: "text",
     kind: "noted",
-    read: ({ config }) => (typeof config.dataset === "string" ? config.dataset : undefined),
+    read: ({ config: { dataset, text } }) =>
+      typeof dataset === "string" ? dataset : typeof text === "string" ? basename(text) : undefined,
   },
   {
     name: "quality setup",
