@@ -9,6 +9,7 @@ import {
   type MatrixConfig,
   type Suite,
 } from "../core/bench/index.js";
+import { DEFAULT_TASKS, taskPath } from "../core/bench/lm-eval.js";
 import type { QualitySettings } from "../core/bench/quality.js";
 import { TIMED } from "../core/bench/rounds.js";
 import type { ServingSettings, UserSettings } from "../core/bench/serving/index.js";
@@ -21,11 +22,12 @@ import { usageError } from "../shared/errors.js";
 import type { BenchInput, fileFields } from "./bench.schema.js";
 
 /** Random weights have no quality. */
+const MEANINGFUL: readonly Suite[] = ["perplexity", "quality", "lm-eval"];
 const DUMMY_SUITES: readonly Suite[] = ["capacity", "throughput"];
 
 export type FileInput = Awaited<ReturnType<typeof readConfigFile<typeof fileFields>>>;
 type Input = Omit<BenchInput, "config" | "failIf">;
-type Sections = Pick<FileInput, "kivi" | "quality" | "serving" | "concurrency" | "vllmArgs">;
+type Sections = Pick<FileInput, "kivi" | "quality" | "lmEval" | "serving" | "concurrency" | "vllmArgs">;
 
 /** A folder as an absolute path; anything that cannot be a path is a name on the hub. */
 function modelPath(ctx: Context, model: string): string {
@@ -143,7 +145,7 @@ async function matrixConfig(
   input: Input,
   named: string,
   several: boolean,
-  { kivi, quality, serving, concurrency, vllmArgs }: Sections,
+  { kivi, quality, lmEval, serving, concurrency, vllmArgs }: Sections,
 ): Promise<MatrixConfig> {
   const model = modelPath(ctx, named);
   if (input.kvMemory !== undefined && input.gpuMemoryUtilization !== undefined) {
@@ -153,7 +155,7 @@ async function matrixConfig(
       "Give one of them.",
     );
   }
-  const meaningless = input.suites?.find((suite) => suite === "perplexity" || suite === "quality");
+  const meaningless = input.suites?.find((suite) => MEANINGFUL.includes(suite));
   if (input.loadFormat === "dummy" && meaningless !== undefined) {
     throw usageError(
       "conflicting-flags",
@@ -187,6 +189,10 @@ async function matrixConfig(
     ...(await textOf(ctx, venv.python, input.text)),
     windowTokens: input.window,
     maxWindows: input.windows,
+    lmEval: {
+      tasks: (lmEval?.tasks ?? DEFAULT_TASKS).map((task) => taskPath(ctx.cwd, task)),
+      limit: lmEval?.limit,
+    },
     quality: quality === undefined ? undefined : qualitySettings(quality),
     serving: {
       ...(serving === undefined ? {} : servingSettings(serving)),

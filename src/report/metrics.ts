@@ -3,6 +3,7 @@ import type { BenchResult, Cell } from "../core/bench/result.js";
 import { FILL_METRICS } from "./fill.js";
 import { bytes, figure, percent, ratio, whole } from "./format.js";
 import { type Interval, isWithinNoise, ratioInterval } from "./interval.js";
+import { lmEvalSections } from "./lm-eval.js";
 import { differTooMuch } from "./noise.js";
 import { QUALITY_METRICS } from "./quality.js";
 import { serveSections } from "./serve.js";
@@ -135,6 +136,7 @@ export function metricSections(results: readonly BenchResult[]): Metric[][] {
     ...(cells.some((cell) => cell.quality)
       ? [QUALITY_METRICS.filter((metric) => cells.some((cell) => metric.read(cell) !== undefined))]
       : []),
+    ...lmEvalSections(cells),
     ...serveSections(cells),
     ...(cells.some((cell) => cell.concurrency) ? [[...USERS_METRICS]] : []),
   ];

@@ -154,6 +154,8 @@ describe("Markdown", () => {
       | text | unknown |
       | quality setup | unknown |
       | quality text | unknown |
+      | lm-eval setup | unknown |
+      | lm-eval | unknown |
       | serving setup | unknown |
       | users setup | unknown |
       | vLLM | 0.26.0 |

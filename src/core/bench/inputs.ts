@@ -44,7 +44,7 @@ export async function textHash({ text, suites, windowTokens, quality }: MatrixCo
 /** The files that tokenizers come in: of transformers, SentencePiece, BPE pairs, tiktoken and Mistral. */
 const TOKENIZER = /^(tokenizer.*|vocab\..*|spiece\.model|tekken\.json|.*\.tiktoken)$/;
 
-const READ_TEXT: readonly Suite[] = ["perplexity", "quality", "serve", "concurrency"];
+const READ_TEXT: readonly Suite[] = ["perplexity", "quality", "lm-eval", "serve", "concurrency"];
 
 /** Whether a model comes with a tokenizer. Refuses one without where a suite reads text; a name on the hub is left to vLLM. */
 export async function findTokenizer({ model, suites }: MatrixConfig): Promise<boolean> {

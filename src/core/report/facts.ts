@@ -2,6 +2,7 @@
 import { basename } from "node:path";
 import { showCommand } from "../../shared/process.js";
 import { BASELINE } from "../bench/caches.js";
+import { lmEvalSetup } from "../bench/lm-eval.js";
 import type { BenchResult, Cell } from "../bench/result.js";
 import { serveSetup, usersSetup } from "../bench/serving/index.js";
 import { qualitySetup } from "./quality-setup.js";
@@ -93,6 +94,12 @@ export const FACTS: readonly Fact[] = [
     kind: "decisive",
     read: ofCell((cell) => cell.quality && `sha256 ${cell.quality.textSha256.slice(0, 12)}`),
   },
+  {
+    name: "lm-eval setup",
+    kind: "decisive",
+    read: ofCell((cell) => cell.lmEval && lmEvalSetup(cell.lmEval)),
+  },
+  { name: "lm-eval", kind: "noted", read: ofCell((cell) => cell.lmEval?.version) },
   { name: "serving setup", kind: "decisive", read: ofCell((cell) => cell.serve && serveSetup(cell.serve)) },
   {
     name: "users setup",
