@@ -81,7 +81,7 @@ describe("kivi doctor", () => {
 
   it("says what it does while a slow check runs", async () => {
     const { stderr } = await app.run(["doctor", await makeHealthyVenv(app)]);
-    expect(stderr).toContain("Check in a fresh interpreter that vLLM loads the plugin ...");
+    expect(stderr).toContain("Check in a spawned worker that vLLM loads the plugin ...");
   });
 
   it.each([
@@ -215,6 +215,32 @@ describe("the plugin", () => {
       message: expect.stringContaining("RECORD is missing"),
     });
     expect(report.check("files").status).toBe("skip");
+  });
+
+  it.each([
+    [
+      "does not register in a spawned worker",
+      "_ok = True",
+      "_ok = multiprocessing.parent_process() is None",
+      '"registered": false',
+    ],
+    [
+      "kills a spawned worker",
+      "_ok = True",
+      "os.kill(os.getpid(), 9)",
+      "a spawned worker ended with exit code -9",
+    ],
+  ])("that %s fails", async (_, before, after, found) => {
+    const venv = await makeHealthyVenv(app);
+    const file = join(sitePackages(venv), "vllm_kivi", "__init__.py");
+    const source = readFileSync(file, "utf8");
+    writeFileSync(file, `import multiprocessing\n${source.replace(before, after)}`);
+    const report = await examine(app, [venv]);
+    expect(report.code).toBe(1);
+    expect(report.check("loading")).toMatchObject({
+      status: "fail",
+      message: expect.stringContaining(found),
+    });
   });
 
   it("that VLLM_PLUGINS leaves out fails", async () => {

@@ -113,11 +113,13 @@ const loading: Check = {
   id: "loading",
   title: "vLLM loads the plugin",
   needs: ["venv", "vllm", "plugin"],
-  progress: "Check in a fresh interpreter that vLLM loads the plugin",
+  progress: "Check in a spawned worker that vLLM loads the plugin",
   run: async (subject) => {
     const { version } = need(subject, "plugin");
     const status = await verifyPlugin(subject.context, need(subject, "venv"), version);
-    return ok(`registered with vLLM ${status.vllm}; presets: ${status.presets.join(", ")}`);
+    return ok(
+      `registered in a spawned worker with vLLM ${status.vllm}; presets: ${status.presets.join(", ")}`,
+    );
   },
 };
 
