@@ -1,6 +1,7 @@
 import {
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -13,7 +14,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { describe, expect, it } from "vitest";
-import { temporaryFolder } from "../helpers/cli.js";
+import { SEAMS } from "../../src/core/doctor/rivals.js";
+import { repository, temporaryFolder } from "../helpers/cli.js";
 import { makeApp, makeVenv, sitePackages } from "../helpers/stand-in.js";
 import { treeOf } from "../helpers/tree.js";
 import { examine, makeHealthyVenv } from "./helpers.js";
@@ -274,13 +276,30 @@ describe("the plugin", () => {
       message: expect.stringContaining("harmless"),
     });
     addDistribution(venv, "claiming", "claiming", "DTYPES = ['kivi_k4v2']");
+    addDistribution(venv, "patching", "patching", "Platform.get_attn_backend_cls = None");
     const claimed = await examine(app, [venv]);
     expect(claimed.code).toBe(0);
     expect(claimed.check("rivals")).toMatchObject({
       status: "warn",
-      message: expect.stringContaining("claiming 1.0 names kivi_k4v2"),
+      message: expect.stringMatching(
+        /claiming 1\.0 names kivi_k4v2; patching 1\.0 names get_attn_backend_cls/,
+      ),
     });
   });
+});
+
+it("another plugin's claims are looked for at every seam of this one", () => {
+  const compat = join(repository, "python-plugin", "vllm_kivi", "compat");
+  const sources = readdirSync(compat)
+    .filter((name) => name.endsWith(".py"))
+    .map((name) => readFileSync(join(compat, name), "utf8"));
+  const wrapped = sources.flatMap((text) =>
+    [...text.matchAll(/\bwrap\(\w+, "(\w+)"/g)].map(([, name]) => name),
+  );
+  expect(wrapped.length).toBeGreaterThan(5);
+  expect([...SEAMS].sort()).toEqual(
+    [...new Set([...wrapped, "CacheDType", "STR_DTYPE_TO_TORCH_DTYPE"])].sort(),
+  );
 });
 
 describe("what killed installs leave", () => {

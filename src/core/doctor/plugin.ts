@@ -97,11 +97,11 @@ const rivals: Check = {
         uninstallHint(venv, twin.owner),
       );
     }
-    const [claim] = claims;
-    if (claim !== undefined) {
+    if (claims.length > 0) {
+      const named = claims.map(({ owner, claims: words }) => `${owner} names ${words.join(", ")}`);
       return warn(
-        `${claim.owner} names ${claim.claims.join(", ")} in its code: it may register the same cache as this plugin`,
-        `If it does: ${uninstallHint(venv, claim.owner)}`,
+        `${named.join("; ")} in its code: it may register the same cache, or replace the same parts of vLLM, as this plugin`,
+        `If it does: ${claims.map(({ owner }) => uninstallHint(venv, owner)).join("; ")}`,
       );
     }
     const others = entries.filter(({ name }) => name !== DISTRIBUTION.entryName).map(({ name }) => name);
