@@ -100,8 +100,8 @@ describe.skipIf(KIVI_LM_EVAL_VENV === undefined)("with lm-eval (npm run test:lm-
   ])(
     "refuses %s before an engine starts",
     async (_, name, reason) => {
-      const { code, stderr } = await bench([name()], "bf16", 1);
-      expect({ code, stderr }).toMatchObject({ code: 4, stderr: expect.stringMatching(reason) });
+      const { code, stdout } = await bench([name()], "bf16", 1);
+      expect({ code, stdout }).toMatchObject({ code: 4, stdout: expect.stringMatching(reason) });
     },
     600_000,
   );
