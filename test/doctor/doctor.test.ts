@@ -59,11 +59,16 @@ describe("kivi doctor", () => {
       "gpu",
       "memory",
       "nvrtc",
+      "kernels",
       "cache-folder",
     ]);
     for (const id of ["python", "place", "vllm", "leftovers", "plugin", "files", "rivals", "loading"])
       expect(report.check(id)).toMatchObject({ status: "ok" });
     expect(report.check("loading").message).toContain("presets: k4v4");
+    expect(report.check("kernels")).toMatchObject({
+      status: "skip",
+      message: expect.stringContaining("CPU build"),
+    });
     for (const id of ["gpu", "memory", "nvrtc"])
       expect(report.check(id)).toMatchObject({ status: "skip", message: "vLLM's CPU build" });
     const { ok, warn, fail, skip } = report.counts;
