@@ -30,11 +30,11 @@ def run() -> dict[str, Any]:
     config = parse_config(CACHE)
     layout = config.layout(HEAD_SIZE, max(DEFAULT_BLOCK_SIZE, config.key_group))
     device = torch.device("cuda", 0)
-    torch.cuda.set_device(device)
     seconds = {}
     for name, compiled in {"Triton": False, **({"CUDA": True} if compiler_works() else {})}.items():
         started = time.perf_counter()
         try:
+            torch.cuda.set_device(device)
             check_kernels(config, layout, KV_HEADS, QUERY_HEADS, 1, torch.bfloat16, device, compiled)
             torch.cuda.synchronize()
         except Exception as error:
