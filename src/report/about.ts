@@ -1,6 +1,6 @@
 /** What a reader must know of a result to believe its figures. */
 import { BASELINE } from "../core/bench/caches.js";
-import { lmEvalSetup } from "../core/bench/lm-eval.js";
+import { lmEvalSetup } from "../core/bench/lm-eval-result.js";
 import { serveSetup, usersSetup } from "../core/bench/serving/index.js";
 import type { Fact, Report, ResultSet } from "../core/report/index.js";
 import { FACTS, qualitySetup, referenceCell } from "../core/report/index.js";

@@ -2,7 +2,7 @@
 import { z } from "zod";
 import { CACHE_NAME_FORM } from "./caches.js";
 import { SUITES } from "./config.js";
-import { lmEvalSchema } from "./lm-eval.js";
+import { lmEvalSchema } from "./lm-eval-result.js";
 import { concurrencySchema, serveSchema } from "./serving/schema.js";
 
 export const SCHEMA_VERSION = 1;

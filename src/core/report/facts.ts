@@ -2,7 +2,7 @@
 import { basename } from "node:path";
 import { showCommand } from "../../shared/process.js";
 import { BASELINE } from "../bench/caches.js";
-import { lmEvalSetup } from "../bench/lm-eval.js";
+import { lmEvalSetup } from "../bench/lm-eval-result.js";
 import type { BenchResult, Cell } from "../bench/result.js";
 import { serveSetup, usersSetup } from "../bench/serving/index.js";
 import { qualitySetup } from "./quality-setup.js";
