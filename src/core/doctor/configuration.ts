@@ -1,16 +1,12 @@
 /** Whether vLLM and the plugin configure an engine for a model with the words that it would be served with. */
 import { existsSync, statSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { z } from "zod";
-import type { Context } from "../../shared/context.js";
-import { childError } from "../../shared/errors.js";
-import { runChecked } from "../../shared/process.js";
 import { cacheDtype } from "../plugin/presets.js";
 import type { Venv } from "../venv/index.js";
 import { type Check, type Finding, fail, need, ok, skip, warn } from "./check.js";
 import { isCpuBuild } from "./device.js";
-
-const MARK = "KIVI_CONFIG ";
+import { askProbe } from "./probe.js";
 
 /** What templates/probes/inspect_config.py prints. */
 const answer = z.union([
@@ -33,25 +29,6 @@ function modelWord(cwd: string, model: string): string {
   const path = resolve(cwd, model);
   if (!existsSync(path)) return model;
   return statSync(path).isFile() ? dirname(path) : path;
-}
-
-async function configure(context: Context, venv: Venv, words: readonly string[]): Promise<Answer> {
-  const probe = join(context.paths.templates, "probes", "inspect_config.py");
-  const { stdout } = await runChecked(
-    context.runner,
-    { argv: [venv.python, "-B", probe, ...words], readOnly: true },
-    {
-      what: "Making vLLM's configuration",
-      code: "configuration-unknown",
-      cwd: context.cwd,
-      env: { NO_COLOR: "1" },
-      signal: context.signal,
-      timeoutMs: 300_000,
-    },
-  );
-  const line = stdout.split("\n").findLast((text) => text.startsWith(MARK));
-  if (line === undefined) throw childError("configuration-unknown", `${probe} printed no answer.`);
-  return answer.parse(JSON.parse(line.slice(MARK.length)));
 }
 
 function refusalHint(kind: "arguments" | "refused" | "vllm", venv: Venv): string {
@@ -93,6 +70,17 @@ export const configurationCheck: Check = {
     const dtype = cacheDtype("k4v4");
     // Of a flag that is given twice, vLLM takes the last.
     const words = ["--model", modelWord(context.cwd, model), "--kv-cache-dtype", dtype, ...vllmArgs];
-    return judge(await configure(context, venv, words), venv);
+    const found = await askProbe(context, venv, {
+      script: "inspect_config.py",
+      words,
+      mark: "KIVI_CONFIG ",
+      answer,
+      what: "Making vLLM's configuration",
+      code: "configuration-unknown",
+      // Words may name files.
+      cwd: context.cwd,
+      timeoutMs: 300_000,
+    });
+    return judge(found, venv);
   },
 };
