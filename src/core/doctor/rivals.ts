@@ -51,7 +51,9 @@ export async function findRivals(
     },
   );
   const entries = JSON.parse(stdout) as Entry[];
-  const others = entries.filter(({ owner }) => owner.split(" ")[0] !== DISTRIBUTION.name);
+  // vLLM has plugins of its own, and the seams are its.
+  const known = [DISTRIBUTION.name, venv.vllm?.distribution];
+  const others = entries.filter(({ owner }) => !known.includes(owner.split(" ")[0]));
   return {
     entries,
     same: others.filter(({ name }) => name === DISTRIBUTION.entryName),
