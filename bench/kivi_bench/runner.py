@@ -5,12 +5,13 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import arguments, capacity, fill, machine, orphan, perplexity, quality, refusal, text, throughput
+from . import arguments, capacity, fill, harness, machine, orphan, perplexity, quality, refusal, text, throughput
 from .events import Events, open_events
-from .spec import CellSpec, Shape, SpecError, load_spec
+from .spec import CellSpec, LmEvalSpec, Shape, SpecError, load_spec
 
 EXIT_OK, EXIT_NOT_RUN, EXIT_USAGE = 0, 1, 2
 
@@ -50,6 +51,8 @@ def run(spec: CellSpec, events: Events) -> dict[str, Any]:
         if not spec.suites:
             # kivi itself starts the cell's only engine, in a server.
             return {**result, "status": "ok"}
+        # What lm-eval cannot load is told before the engine has been waited for.
+        tasks = harness.load(spec.lm_eval.tasks) if spec.lm_eval else {}
         events.emit("phase", phase="start", detail="starting the engine")
         started = time.perf_counter()
         try:
@@ -59,7 +62,7 @@ def run(spec: CellSpec, events: Events) -> dict[str, Any]:
             status, reason = refusal.classify(Path(spec.log).read_text(encoding="utf-8", errors="replace"))
             return {**result, "status": status, "reason": reason or str(error)}
         result["start_seconds"] = time.perf_counter() - started
-        result.update(suites(llm, spec, events))
+        result.update(suites(llm, spec, tasks, events))
         result["status"] = "ok"
     except Exception as error:
         traceback.print_exc()
@@ -84,8 +87,8 @@ def start(spec: CellSpec) -> Any:
     return LLM(**ours, **arguments.keywords(spec.vllm_args, list(ours)))
 
 
-def suites(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
-    """Runs the suites in one order, quick ones first, and returns their results by name."""
+def suites(llm: Any, spec: CellSpec, tasks: dict[str, Any], events: Events) -> dict[str, Any]:
+    """Runs the suites in one order, quick ones first, and returns their results by name; `tasks` are lm-eval's."""
     found: dict[str, Any] = {}
     config = llm.llm_engine.vllm_config
     cache = config.cache_config
@@ -118,6 +121,8 @@ def suites(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
         found["perplexity"] = run_perplexity(llm, spec, events)
     if "quality" in spec.suites:
         found["quality"] = quality.run(llm, spec, events)
+    if spec.lm_eval:
+        found["lm_eval"] = run_lm_eval(llm, spec.lm_eval, tasks, events)
     return found
 
 
@@ -162,24 +167,40 @@ def run_throughput(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -
     return results
 
 
-def run_perplexity(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
-    """Scores the text window by window with prompt log-probabilities."""
+def prompt_scorer(llm: Any) -> Callable[[list[int]], Any]:
+    """Gives a prompt's log-probabilities as vLLM lists them, those of its own tokens alone."""
     from vllm import SamplingParams
 
-    assert spec.perplexity is not None
-    content = text.read(spec.perplexity.text)
-    tokenizer = llm.get_tokenizer()
-    tokens = tokenizer.encode(content, add_special_tokens=False)
     params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
 
     def logprobs_of(window: list[int]) -> Any:
         return llm.generate([{"prompt_token_ids": window}], params, use_tqdm=False)[0].prompt_logprobs
 
+    return logprobs_of
+
+
+def run_perplexity(llm: Any, spec: CellSpec, events: Events) -> dict[str, Any]:
+    """Scores the text window by window with prompt log-probabilities."""
+    assert spec.perplexity is not None
+    content = text.read(spec.perplexity.text)
+    tokenizer = llm.get_tokenizer()
+    tokens = tokenizer.encode(content, add_special_tokens=False)
+
     def progress(index: int, count: int) -> None:
         events.emit("phase", phase="perplexity", detail=f"window {index + 1}", step=index + 1, steps=count)
 
     chosen = perplexity.windows(tokens, spec.perplexity.window, spec.perplexity.max_windows, text.opening(tokenizer))
-    return perplexity.score(content, chosen, logprobs_of, progress)
+    return perplexity.score(content, chosen, prompt_scorer(llm), progress)
+
+
+def run_lm_eval(llm: Any, spec: LmEvalSpec, tasks: dict[str, Any], events: Events) -> dict[str, Any]:
+    """Perplexities of lm-eval's tasks."""
+
+    def progress(index: int, count: int) -> None:
+        events.emit("phase", phase="lm-eval", detail=f"document {index + 1}", step=index + 1, steps=count)
+
+    found = harness.evaluate(tasks, llm.get_tokenizer(), spec.window, spec.limit, prompt_scorer(llm), progress)
+    return {"version": harness.version(), "window": spec.window, "limit": spec.limit, "tasks": found}
 
 
 def write_atomically(path: Path, document: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 # Those that need no sizes of their own.
 SIZELESS = ("capacity", "fill")
-SUITES = (*SIZELESS, "throughput", "perplexity", "quality")
+SUITES = (*SIZELESS, "throughput", "perplexity", "quality", "lm-eval")
 
 # The cache that others are compared with; its cell runs first.
 BASELINE = "bf16"
@@ -80,6 +80,15 @@ class QualitySpec:
 
 
 @dataclass(frozen=True)
+class LmEvalSpec:
+    """Tasks of lm-eval, by name or path of a YAML file: `limit` documents of each at most, `window` tokens at once."""
+
+    tasks: tuple[str, ...]
+    window: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
 class CellSpec:
     """One cell: one cache, one engine, some suites.
 
@@ -100,6 +109,7 @@ class CellSpec:
     throughput: ThroughputSpec | None = None
     perplexity: PerplexitySpec | None = None
     quality: QualitySpec | None = None
+    lm_eval: LmEvalSpec | None = None
     reference: str | None = None
     vllm_args: tuple[str, ...] = ()
 
@@ -139,13 +149,16 @@ def parse_spec(raw: Any) -> CellSpec:
         values["perplexity"] = PerplexitySpec(**text)
     if values.get("quality") is not None:
         values["quality"] = _quality(values["quality"])
+    if values.get("lm_eval") is not None:
+        values["lm_eval"] = _lm_eval(values["lm_eval"])
     values["suites"] = tuple(values["suites"])
     values["vllm_args"] = tuple(values.get("vllm_args", ()))
     for suite in values["suites"]:
         if suite not in SUITES:
             raise SpecError(f"suites: {suite!r} is none of {', '.join(SUITES)}")
-        if suite not in SIZELESS and values.get(suite) is None:
-            raise SpecError(f"suites: {suite} is asked for, but the key {suite!r} is missing")
+        key = suite.replace("-", "_")
+        if suite not in SIZELESS and values.get(key) is None:
+            raise SpecError(f"suites: {suite} is asked for, but the key {key!r} is missing")
     if "quality" in values["suites"] and not values.get("reference"):
         raise SpecError("suites: quality is asked for, but the key 'reference' is missing")
     _positive({"context": values["context"]}, "spec")
@@ -166,6 +179,16 @@ def _quality(raw: Any) -> QualitySpec:
     if values["window"] < 2:
         raise SpecError("quality.window must be at least 2 tokens: the first token of a window is never scored")
     return QualitySpec(**{**values, **{name: tuple(values[name]) for name in lists}})
+
+
+def _lm_eval(raw: Any) -> LmEvalSpec:
+    values = _keys(raw, LmEvalSpec, "lm_eval")
+    if not isinstance(values["tasks"], list) or not values["tasks"]:
+        raise SpecError("lm_eval.tasks must be a list with at least one task")
+    _positive({key: value for key, value in values.items() if key != "tasks"}, "lm_eval")
+    if values["window"] < 3:
+        raise SpecError("lm_eval.window must be at least 3 tokens")
+    return LmEvalSpec(**{**values, "tasks": tuple(values["tasks"])})
 
 
 def _keys(raw: Any, kind: type, where: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 /** What was typed and what a file holds, as the matrices that they mean. */
 import { existsSync } from "node:fs";
 import { basename, extname, join, resolve } from "node:path";
+import { datasetText } from "../core/bench/dataset-text.js";
 import {
   completeConfig,
   DEFAULT_SUITES,
@@ -8,6 +9,7 @@ import {
   type MatrixConfig,
   type Suite,
 } from "../core/bench/index.js";
+import { DEFAULT_TASKS, taskPath } from "../core/bench/lm-eval.js";
 import type { QualitySettings } from "../core/bench/quality.js";
 import { TIMED } from "../core/bench/rounds.js";
 import type { ServingSettings, UserSettings } from "../core/bench/serving/index.js";
@@ -20,11 +22,12 @@ import { usageError } from "../shared/errors.js";
 import type { BenchInput, fileFields } from "./bench.schema.js";
 
 /** Random weights have no quality. */
+const MEANINGFUL: readonly Suite[] = ["perplexity", "quality", "lm-eval"];
 const DUMMY_SUITES: readonly Suite[] = ["capacity", "throughput"];
 
 export type FileInput = Awaited<ReturnType<typeof readConfigFile<typeof fileFields>>>;
 type Input = Omit<BenchInput, "config" | "failIf">;
-type Sections = Pick<FileInput, "kivi" | "quality" | "serving" | "concurrency" | "vllmArgs">;
+type Sections = Pick<FileInput, "kivi" | "quality" | "lmEval" | "serving" | "concurrency" | "vllmArgs">;
 
 /** A folder as an absolute path; anything that cannot be a path is a name on the hub. */
 function modelPath(ctx: Context, model: string): string {
@@ -124,12 +127,25 @@ export async function matrixConfigs(ctx: Context, input: Input, sections: Sectio
   );
 }
 
+/** A file that is there; else a data set, whose text is put into a file. */
+async function textOf(
+  ctx: Context,
+  python: string,
+  given: string | undefined,
+): Promise<Pick<MatrixConfig, "text" | "dataset">> {
+  if (given === undefined) return { text: join(ctx.paths.bench, "data", "opticks.txt") };
+  const path = resolve(ctx.cwd, given);
+  if (existsSync(path)) return { text: path };
+  const loaded = await datasetText(ctx, python, given);
+  return loaded === undefined ? { text: path } : { text: loaded, dataset: given };
+}
+
 async function matrixConfig(
   ctx: Context,
   input: Input,
   named: string,
   several: boolean,
-  { kivi, quality, serving, concurrency, vllmArgs }: Sections,
+  { kivi, quality, lmEval, serving, concurrency, vllmArgs }: Sections,
 ): Promise<MatrixConfig> {
   const model = modelPath(ctx, named);
   if (input.kvMemory !== undefined && input.gpuMemoryUtilization !== undefined) {
@@ -139,7 +155,7 @@ async function matrixConfig(
       "Give one of them.",
     );
   }
-  const meaningless = input.suites?.find((suite) => suite === "perplexity" || suite === "quality");
+  const meaningless = input.suites?.find((suite) => MEANINGFUL.includes(suite));
   if (input.loadFormat === "dummy" && meaningless !== undefined) {
     throw usageError(
       "conflicting-flags",
@@ -170,10 +186,13 @@ async function matrixConfig(
     repeats: input.repeats,
     rounds: input.rounds,
     seed: input.seed,
-    text:
-      input.text === undefined ? join(ctx.paths.bench, "data", "opticks.txt") : resolve(ctx.cwd, input.text),
+    ...(await textOf(ctx, venv.python, input.text)),
     windowTokens: input.window,
     maxWindows: input.windows,
+    lmEval: {
+      tasks: (lmEval?.tasks ?? DEFAULT_TASKS).map((task) => taskPath(ctx.cwd, task)),
+      limit: lmEval?.limit,
+    },
     quality: quality === undefined ? undefined : qualitySettings(quality),
     serving: {
       ...(serving === undefined ? {} : servingSettings(serving)),

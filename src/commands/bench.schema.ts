@@ -5,6 +5,7 @@ import { parseShape, type Shape } from "../core/bench/shapes.js";
 import { byteSize, choice, choiceList, decimal, integer } from "../shared/values.js";
 import { gateFlags, gateList } from "./gates.schema.js";
 import { residualTokens, retiredWindow, windowTokens } from "./kivi-settings.schema.js";
+import { lmEvalSection } from "./lm-eval-settings.schema.js";
 import { qualitySection } from "./quality-settings.schema.js";
 import { rateList, servingSection, usersSection } from "./serving-settings.schema.js";
 
@@ -77,6 +78,7 @@ export const fileFields = {
   model: z.string().transform((text) => text.split(",").filter((word) => word !== "")),
   kivi,
   quality: qualitySection,
+  lmEval: lmEvalSection,
   serving: servingSection,
   concurrency: usersSection,
   thresholds: gateList(),

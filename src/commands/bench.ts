@@ -73,7 +73,7 @@ export const bench = defineCommand({
     },
     {
       flags: "--text <file>",
-      description: "text for perplexity and quality",
+      description: "text for perplexity and quality; or a data set, as NAME:CONFIG:SPLIT (bench/README.md)",
       defaultText: "a bundled public-domain one",
     },
     { flags: "--window <tokens>", description: "tokens of a perplexity window", defaultText: "1024" },

@@ -1,5 +1,6 @@
 /** What a reader must know of a result to believe its figures. */
 import { BASELINE } from "../core/bench/caches.js";
+import { lmEvalSetup } from "../core/bench/lm-eval-result.js";
 import { serveSetup, usersSetup } from "../core/bench/serving/index.js";
 import type { Fact, Report, ResultSet } from "../core/report/index.js";
 import { FACTS, qualitySetup, referenceCell } from "../core/report/index.js";
@@ -30,7 +31,7 @@ export const UNLIKE = "These results cannot be compared; they are shown together
 /** Title and small print of one result. */
 export function about(set: ResultSet): string[] {
   const { result } = set;
-  const { machine, engine, perplexity, quality, serve, concurrency } = referenceCell(result) ?? {};
+  const { machine, engine, perplexity, quality, lmEval, serve, concurrency } = referenceCell(result) ?? {};
   if (machine === undefined || engine === undefined) return [result.model];
   const plugin = result.cells.find((cell) => cell.machine?.plugin)?.machine?.plugin;
   const device = machine.platform === "cpu" ? `${machine.device}, ${machine.cpus} CPUs` : machine.device;
@@ -48,6 +49,7 @@ export function about(set: ResultSet): string[] {
       ? []
       : [`perplexity of ${perplexity.windows} windows of ${perplexity.window} tokens of a text`]),
     ...(quality === undefined ? [] : [`quality against ${BASELINE}: ${qualitySetup(quality)}`]),
+    ...(lmEval === undefined ? [] : [`lm-eval ${lmEval.version}: ${lmEvalSetup(lmEval)}`]),
     ...(serve === undefined ? [] : [`serving: ${serveSetup(serve)}`]),
     ...(concurrency === undefined ? [] : [`users: ${usersSetup(concurrency)}`]),
   ];

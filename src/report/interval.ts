@@ -3,6 +3,7 @@ import type { Cell } from "../core/bench/result.js";
 import { METRICS } from "../core/gates/index.js";
 import { isMissing } from "../core/gates/reading.js";
 import type { Metric } from "./metrics.js";
+import { perplexityInterval } from "./paired.js";
 
 export const INTERVAL_NOTE = "[low-high]: how far the ratio reaches over the samples of both.";
 
@@ -17,9 +18,13 @@ function ratioMetric({ name }: Metric) {
   return METRICS.find((metric) => metric.relative && names.includes(metric.name));
 }
 
-/** From the slowest of one over the fastest of the other to the reverse; undefined where one sample says nothing of noise. */
+/**
+ * Timed figures: from the slowest of one over the fastest of the other to the reverse. Perplexity: of the windows that both
+ * scored. Undefined where one sample says nothing of noise.
+ */
 export function ratioInterval(metric: Metric, cell: Cell, base: Cell | undefined): Interval | undefined {
   if (base === undefined || cell === base) return undefined;
+  if (metric.name === "perplexity") return perplexityInterval(cell, base);
   const found = ratioMetric(metric)?.read(cell, base, metric.load);
   if (found === undefined || isMissing(found) || (found.samples ?? 1) < 2) return undefined;
   return { low: found.low, high: found.high };

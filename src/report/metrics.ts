@@ -2,7 +2,8 @@
 import type { BenchResult, Cell } from "../core/bench/result.js";
 import { FILL_METRICS } from "./fill.js";
 import { bytes, figure, percent, ratio, whole } from "./format.js";
-import { isWithinNoise, ratioInterval } from "./interval.js";
+import { type Interval, isWithinNoise, ratioInterval } from "./interval.js";
+import { lmEvalSections } from "./lm-eval.js";
 import { differTooMuch } from "./noise.js";
 import { QUALITY_METRICS } from "./quality.js";
 import { serveSections } from "./serve.js";
@@ -135,6 +136,7 @@ export function metricSections(results: readonly BenchResult[]): Metric[][] {
     ...(cells.some((cell) => cell.quality)
       ? [QUALITY_METRICS.filter((metric) => cells.some((cell) => metric.read(cell) !== undefined))]
       : []),
+    ...lmEvalSections(cells),
     ...serveSections(cells),
     ...(cells.some((cell) => cell.concurrency) ? [[...USERS_METRICS]] : []),
   ];
@@ -150,14 +152,18 @@ export function standing(metric: Metric, cell: Cell, base: Cell | undefined): st
   const own = metric.read(cell)?.value;
   const other = base && metric.read(base)?.value;
   if (own == null || other == null) return "";
-  if (metric.relative === "ratio") {
-    const interval = ratioInterval(metric, cell, base);
-    if (interval === undefined) return ratio(own, other);
-    const reach = [interval.low, interval.high].map((end) =>
-      Number.isFinite(end) ? end.toFixed(2) : "no end",
-    );
-    const words = isWithinNoise(interval) ? "within noise" : ratio(own, other);
-    return `${words} [${reach.join("-")}]`;
-  }
-  return metric.relative === "percent" && cell !== base ? percent(own, other) : "";
+  if (metric.relative === undefined || (metric.relative === "percent" && cell === base)) return "";
+  const words = metric.relative === "ratio" ? ratio(own, other) : percent(own, other);
+  const interval = ratioInterval(metric, cell, base);
+  if (interval === undefined) return words;
+  const reach = metric.relative === "ratio" ? ratioReach(interval) : percentReach(interval);
+  return `${isWithinNoise(interval) ? "within noise" : words} [${reach}]`;
+}
+
+function ratioReach({ low, high }: Interval): string {
+  return [low, high].map((end) => (Number.isFinite(end) ? end.toFixed(2) : "no end")).join("-");
+}
+
+function percentReach({ low, high }: Interval): string {
+  return `${percent(low, 1).replace(" %", "")} to ${percent(high, 1)}`;
 }

@@ -8,6 +8,7 @@ import { stagedForFewer } from "./findings.js";
 import { type Grid, layOut, type Row } from "./grid.js";
 import { INTERVAL_NOTE } from "./interval.js";
 import { type Metric, standing, tableSections } from "./metrics.js";
+import { PAIRED_NOTE } from "./paired.js";
 import { type CellRow, cellRows, notMeasured, trouble } from "./rows.js";
 import { SERVE_NOTE } from "./serve.js";
 
@@ -42,15 +43,19 @@ function grid(rows: readonly CellRow[], metrics: readonly Metric[], name: (row: 
 function footnotes(sections: readonly Metric[][], rows: readonly CellRow[], several: boolean): string[] {
   const ran = rows.filter(({ cell }) => cell.status === "ok");
   const shown = ran.flatMap(({ cell }) => sections.flat().map((metric) => metric.read(cell)?.text ?? ""));
-  const standings = ran.flatMap(({ cell, base }) =>
-    sections.flat().map((metric) => standing(metric, cell, base)),
-  );
+  const reaches = (kind: Metric["relative"]): boolean =>
+    ran.some(({ cell, base }) =>
+      sections
+        .flat()
+        .some((metric) => metric.relative === kind && standing(metric, cell, base).endsWith("]")),
+    );
   const rates = ran.some(({ cell }) => cell.throughput !== undefined);
   const served = ran.some(({ cell }) => cell.serve !== undefined);
   const notes = [
     ...(rates ? ["", "Prefill and decode in tokens/s of the whole engine, medians."] : []),
     ...(served ? ["", SERVE_NOTE] : []),
-    ...(standings.some((text) => text.endsWith("]")) ? [INTERVAL_NOTE] : []),
+    ...(reaches("ratio") ? [INTERVAL_NOTE] : []),
+    ...(reaches("percent") ? [PAIRED_NOTE] : []),
     ...(shown.some((text) => text.startsWith("~"))
       ? ["~ samples differ by more than 15 %: the machine was busy; measure again or with more --repeats."]
       : []),

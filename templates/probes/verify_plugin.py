@@ -1,4 +1,4 @@
-"""Loads vLLM's general plugins as every vLLM process does, and prints what came of ours.
+"""Loads vLLM's general plugins in a spawned process, as vLLM's workers are, and prints what came of ours.
 
 vLLM only logs a plugin that fails to load, and skips one that VLLM_PLUGINS does not name, so the outcome is read
 from the plugin itself. The answer is the line that starts with KIVI_VERIFY; vLLM may log around it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import sys
 import traceback
@@ -47,6 +48,25 @@ def verify() -> dict[str, Any]:
     return {"stage": "ok", **answer}
 
 
+def answer(connection: Any) -> None:
+    """In the worker."""
+    connection.send(json.dumps(verify(), default=str))
+
+
+def ask_worker() -> str:
+    """The outcome in a spawned worker, as JSON; a worker that ends without one is an outcome too."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    worker = spawn.Process(target=answer, args=(sender,))
+    worker.start()
+    sender.close()
+    try:
+        return str(receiver.recv())
+    except EOFError:
+        worker.join()
+        return json.dumps({"stage": "worker", "found": f"a spawned worker ended with exit code {worker.exitcode}"})
+
+
 if __name__ == "__main__":
-    print("KIVI_VERIFY " + json.dumps(verify(), default=str), flush=True)
+    print("KIVI_VERIFY " + ask_worker(), flush=True)
     sys.exit(0)

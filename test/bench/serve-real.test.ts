@@ -2,9 +2,10 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { execa } from "execa";
 import { describe, expect, it } from "vitest";
 import { type BenchResult, benchResultSchema } from "../../src/core/bench/index.js";
-import { kivi, temporaryFolder } from "../helpers/cli.js";
+import { bareEnvironment, kivi, repository, temporaryFolder } from "../helpers/cli.js";
 import { writeTinyModel } from "../helpers/tiny-model.js";
 
 /** An environment with real vLLM; `npm test` makes one and names it here. */
@@ -43,6 +44,16 @@ function refused(port: number): Promise<boolean> {
   });
 }
 
+const OFFLINE = { HF_HUB_OFFLINE: "1" };
+
+function bench(model: string, suites: string, caches: string, more: readonly string[] = []): string[] {
+  return [
+    ...["bench", model, "--venv", venv as string, "--suites", suites, "--caches", caches],
+    ...["--load-format", "dummy", "--kv-memory", "64MiB", "--max-num-seqs", "4"],
+    ...["--max-batched-tokens", "128", ...more],
+  ];
+}
+
 describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
   it("measures a bf16 server, and keeps it when the engine of the next is killed", async () => {
     const home = temporaryFolder();
@@ -57,30 +68,11 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
       }),
     );
     const run = kivi(
-      [
-        ...[
-          "bench",
-          model,
-          "--venv",
-          venv as string,
-          "--suites",
-          "serve,concurrency",
-          "--caches",
-          "bf16,k4v4",
-        ],
-        ...[
-          "--load-format",
-          "dummy",
-          "--kv-memory",
-          "64MiB",
-          "--max-num-seqs",
-          "4",
-          "--max-batched-tokens",
-          "128",
-        ],
-        ...["--config", "matrix.yaml", "--output", output, "--json", "--", "--scheduling-policy", "priority"],
-      ],
-      { home, env: { HF_HUB_OFFLINE: "1" } },
+      bench(model, "serve,concurrency", "bf16,k4v4", [
+        ...["--config", "matrix.yaml", "--output", output, "--json"],
+        ...["--", "--scheduling-policy", "priority"],
+      ]),
+      { home, env: OFFLINE },
     );
     let ended = false;
     void run.finally(() => (ended = true)).catch(() => undefined);
@@ -133,4 +125,30 @@ describe.skipIf(venv === undefined)("with real vLLM (KIVI_TEST_VENV)", () => {
     const port = Number(server?.argv[server.argv.indexOf("--port") + 1]);
     expect(await refused(port)).toBe(true);
   }, 600_000);
+
+  it("leaves no server and no engine behind when kivi is killed", async () => {
+    const home = temporaryFolder();
+    const model = writeTinyModel(join(home, "model"));
+    const run = execa(
+      process.execPath,
+      [join(repository, "bin", "kivi.js"), ...bench(model, "serve", "bf16")],
+      { cwd: home, env: bareEnvironment(home, OFFLINE), extendEnv: false, reject: false },
+    );
+    const isEngine = ({ argv }: Process): boolean => argv[0]?.includes("EngineCore") === true;
+    let family: Process[] = [];
+    while (run.exitCode === null && !family.some(isEngine)) {
+      await sleep(100);
+      family = below(run.pid ?? Number.NaN, processes());
+    }
+    expect(family.find(({ argv }) => argv.includes("vllm.entrypoints.openai.api_server"))).toBeDefined();
+    run.kill("SIGKILL");
+    await run;
+
+    const left = (): Process[] => {
+      const living = new Map(processes().map((one) => [one.pid, one]));
+      return family.filter(({ pid }) => living.has(pid));
+    };
+    for (let tries = 0; tries < 200 && left().length > 0; tries++) await sleep(100);
+    expect(left()).toEqual([]);
+  }, 300_000);
 });

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { canaryCheck } from "../../src/core/doctor/canary.js";
 import type { CheckResult } from "../../src/core/doctor/check.js";
 import { deviceChecks } from "../../src/core/doctor/device.js";
 import type { Device } from "../../src/core/doctor/device-probe.js";
@@ -45,6 +46,7 @@ async function check(
     context,
     path: "/venv",
     model: undefined,
+    vllmArgs: [],
     fix: false,
     facts,
   });
@@ -116,5 +118,45 @@ describe("checks of the GPU", () => {
     const results = await check({ driver: 1 });
     expect(results.driver?.status).toBe("fail");
     expect(results.gpu).toMatchObject({ status: "skip", message: "PyTorch was not asked for the device" });
+  });
+});
+
+describe("the check of the kernels", () => {
+  const run = async (answer: string, gpus: object[] = [h200], exitCode = 0) => {
+    const context = {
+      runner: { run: async () => ({ exitCode, stdout: answer, tail: ["Segmentation fault"] }) },
+      out: { debug: () => undefined },
+      progress: { step: (_: string, body: () => Promise<unknown>) => body() },
+      paths: { templates: "/templates" },
+      signal: new AbortController().signal,
+    } as unknown as Context;
+    const facts = {
+      venv: { path: "/venv", python: "/venv/bin/python" } as Venv,
+      vllm: { distribution: "vllm", version: "0.26.0" },
+      plugin: {} as InstalledPlugin,
+      device: { ...healthy, gpus } as Device,
+    };
+    const subject = { context, path: "/venv", model: undefined, vllmArgs: [], fix: false, facts };
+    return (await runChecks([canaryCheck], subject))[0];
+  };
+
+  it("is ok where they agree, and skipped without a GPU", async () => {
+    const answer = 'noise\nKIVI_CANARY {"seconds": {"Triton": 21.5, "CUDA": 4.1}}\n';
+    expect(await run(answer)).toMatchObject({
+      status: "ok",
+      message: expect.stringContaining("Triton in 21.5 s, CUDA in 4.1 s"),
+    });
+    expect(await run(answer, [])).toMatchObject({ status: "skip", message: "no GPU that PyTorch can use" });
+  });
+
+  it.each([
+    ['KIVI_CANARY {"error": "Triton: CanaryError: KIVI refuses: ..."}', 0, "CanaryError"],
+    ["", 0, "printed no answer"],
+    ["", -11, "Segmentation fault"],
+  ])("fails where they do not: %#", async (answer, exitCode, message) => {
+    expect(await run(answer, [h200], exitCode)).toMatchObject({
+      status: "fail",
+      message: expect.stringContaining(message),
+    });
   });
 });

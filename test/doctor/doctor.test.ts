@@ -1,6 +1,7 @@
 import {
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -13,7 +14,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { describe, expect, it } from "vitest";
-import { temporaryFolder } from "../helpers/cli.js";
+import { SEAMS } from "../../src/core/doctor/rivals.js";
+import { repository, temporaryFolder } from "../helpers/cli.js";
 import { makeApp, makeVenv, sitePackages } from "../helpers/stand-in.js";
 import { treeOf } from "../helpers/tree.js";
 import { examine, makeHealthyVenv } from "./helpers.js";
@@ -57,11 +59,16 @@ describe("kivi doctor", () => {
       "gpu",
       "memory",
       "nvrtc",
+      "kernels",
       "cache-folder",
     ]);
     for (const id of ["python", "place", "vllm", "leftovers", "plugin", "files", "rivals", "loading"])
       expect(report.check(id)).toMatchObject({ status: "ok" });
     expect(report.check("loading").message).toContain("presets: k4v4");
+    expect(report.check("kernels")).toMatchObject({
+      status: "skip",
+      message: expect.stringContaining("CPU build"),
+    });
     for (const id of ["gpu", "memory", "nvrtc"])
       expect(report.check(id)).toMatchObject({ status: "skip", message: "vLLM's CPU build" });
     const { ok, warn, fail, skip } = report.counts;
@@ -81,7 +88,7 @@ describe("kivi doctor", () => {
 
   it("says what it does while a slow check runs", async () => {
     const { stderr } = await app.run(["doctor", await makeHealthyVenv(app)]);
-    expect(stderr).toContain("Check in a fresh interpreter that vLLM loads the plugin ...");
+    expect(stderr).toContain("Check in a spawned worker that vLLM loads the plugin ...");
   });
 
   it.each([
@@ -217,6 +224,32 @@ describe("the plugin", () => {
     expect(report.check("files").status).toBe("skip");
   });
 
+  it.each([
+    [
+      "does not register in a spawned worker",
+      "_ok = True",
+      "_ok = multiprocessing.parent_process() is None",
+      '"registered": false',
+    ],
+    [
+      "kills a spawned worker",
+      "_ok = True",
+      "os.kill(os.getpid(), 9)",
+      "a spawned worker ended with exit code -9",
+    ],
+  ])("that %s fails", async (_, before, after, found) => {
+    const venv = await makeHealthyVenv(app);
+    const file = join(sitePackages(venv), "vllm_kivi", "__init__.py");
+    const source = readFileSync(file, "utf8");
+    writeFileSync(file, `import multiprocessing\n${source.replace(before, after)}`);
+    const report = await examine(app, [venv]);
+    expect(report.code).toBe(1);
+    expect(report.check("loading")).toMatchObject({
+      status: "fail",
+      message: expect.stringContaining(found),
+    });
+  });
+
   it("that VLLM_PLUGINS leaves out fails", async () => {
     const venv = await makeHealthyVenv(app);
     const report = await examine(app, [venv], { VLLM_PLUGINS: "other" });
@@ -248,13 +281,30 @@ describe("the plugin", () => {
       message: expect.stringContaining("harmless"),
     });
     addDistribution(venv, "claiming", "claiming", "DTYPES = ['kivi_k4v2']");
+    addDistribution(venv, "patching", "patching", "Platform.get_attn_backend_cls = None");
     const claimed = await examine(app, [venv]);
     expect(claimed.code).toBe(0);
     expect(claimed.check("rivals")).toMatchObject({
       status: "warn",
-      message: expect.stringContaining("claiming 1.0 names kivi_k4v2"),
+      message: expect.stringMatching(
+        /claiming 1\.0 names kivi_k4v2; patching 1\.0 names get_attn_backend_cls/,
+      ),
     });
   });
+});
+
+it("another plugin's claims are looked for at every seam of this one", () => {
+  const compat = join(repository, "python-plugin", "vllm_kivi", "compat");
+  const sources = readdirSync(compat)
+    .filter((name) => name.endsWith(".py"))
+    .map((name) => readFileSync(join(compat, name), "utf8"));
+  const wrapped = sources.flatMap((text) =>
+    [...text.matchAll(/\bwrap\(\w+, "(\w+)"/g)].map(([, name]) => name),
+  );
+  expect(wrapped.length).toBeGreaterThan(5);
+  expect([...SEAMS].sort()).toEqual(
+    [...new Set([...wrapped, "CacheDType", "STR_DTYPE_TO_TORCH_DTYPE"])].sort(),
+  );
 });
 
 describe("what killed installs leave", () => {

@@ -21,7 +21,14 @@ async function check(config: object | undefined) {
     out: { debug: () => undefined },
   } as unknown as Context;
   const model = config === undefined ? "nowhere/at/all" : folder;
-  const [result] = await runChecks([modelCheck], { context, path: "/venv", model, fix: false, facts: {} });
+  const [result] = await runChecks([modelCheck], {
+    context,
+    path: "/venv",
+    model,
+    vllmArgs: [],
+    fix: false,
+    facts: {},
+  });
   return result;
 }
 

@@ -49,7 +49,15 @@ describe.skipIf(!hasCompiler)("the probe of the GPU", () => {
       hint: expect.stringContaining("--gpu-memory-utilization 0.49"),
     });
     expect(report.check("nvrtc").status).toBe("ok");
-    expect(report.code).toBe(0);
+    // The stand-in's plugin has no kernels, which alone fails.
+    expect(report.checks.filter(({ status }) => status === "fail")).toEqual([
+      expect.objectContaining({
+        id: "kernels",
+        message: expect.stringContaining("ModuleNotFoundError: No module named 'vllm_kivi.backend.gpu'"),
+        hint: expect.stringContaining("--force"),
+      }),
+    ]);
+    expect(report.code).toBe(1);
 
     const none = await examine(app, [venv], { LD_LIBRARY_PATH: makeDriver(100) });
     expect(none.check("driver")).toMatchObject({ status: "skip", message: "no NVIDIA GPU is visible" });

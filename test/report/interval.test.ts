@@ -40,3 +40,42 @@ describe("a ratio", () => {
     expect(prefill(report)).toMatchObject({ ratioToBaseline: 2, ratioLow: null, ratioHigh: null });
   });
 });
+
+describe("a perplexity", () => {
+  const nll = (base: number[], own: number[], more = {}): Report => {
+    const scored = (windowNll: number[]) => {
+      const mean = windowNll.reduce((sum, one) => sum + one, 0) / windowNll.length;
+      const about = { window: 1024, windows: windowNll.length, scoredTokens: 1023 * windowNll.length };
+      return { perplexity: Math.exp(mean), nll: mean, windowNll, textSha256: "a", ...about };
+    };
+    const cells = [
+      cell("bf16", { perplexity: scored(base) }),
+      cell("k4v4", { perplexity: { ...scored(own), ...more } }),
+    ];
+    return { sets: [{ name: "one", path: "", result: result(cells) }], unlike: [], changed: [] };
+  };
+  const record = (report: Report) =>
+    figureRecords(report).find(({ cache, metric }) => cache === "k4v4" && metric === "perplexity");
+
+  it("is compared window by window, however much the windows differ", () => {
+    // Differences 0.01, 0.02, 0.03: mean 0.02, standard error 0.01 / sqrt(3), t of 2 degrees of freedom 4.30265.
+    const report = nll([2, 3, 4], [2.01, 3.02, 4.03]);
+    expect(record(report)?.ratioLow).toBeCloseTo(Math.exp(0.02 - 4.30265 * (0.01 / Math.sqrt(3))), 6);
+    expect(record(report)?.ratioHigh).toBeCloseTo(Math.exp(0.02 + 4.30265 * (0.01 / Math.sqrt(3))), 6);
+    expect(table(report)).toContain("within noise [-0.48 to +4.59 %]");
+    expect(table(report)).toContain("95 % confidence interval");
+    expect(table(nll([2, 3, 4], [2.02, 3.02, 4.021]))).toContain("+2.05 % [+1.91 to +2.20 %]");
+  });
+
+  it("is the same where nothing differs", () => {
+    expect(table(nll([2, 3], [2, 3]))).toContain("within noise [+0.00 to +0.00 %]");
+  });
+
+  it.each([
+    ["one window", [2], [2.1], {}],
+    ["another text", [2, 3], [2.1, 3.1], { textSha256: "b" }],
+    ["other windows", [2, 3], [2.1, 3.1], { window: 512 }],
+  ])("has no interval with %s", (_, base, own, more) => {
+    expect(record(nll(base, own, more))).toMatchObject({ ratioLow: null, ratioHigh: null });
+  });
+});

@@ -1,5 +1,6 @@
 import type { KiviSettings } from "../plugin/settings.js";
 import { CACHE_NAMES, type CacheName } from "./caches.js";
+import { DEFAULT_TASKS, type LmEvalSettings } from "./lm-eval.js";
 import { completeQuality, longestSequence, type QualitySettings } from "./quality.js";
 import { completeServing, longestServed, type ServingSettings } from "./serving/settings.js";
 import { completeUsers, type UserSettings } from "./serving/user-settings.js";
@@ -11,6 +12,7 @@ export const SUITES = [
   "throughput",
   "perplexity",
   "quality",
+  "lm-eval",
   "serve",
   "concurrency",
 ] as const;
@@ -39,9 +41,12 @@ export interface MatrixConfig {
   readonly seed: number;
   /** Path of the text that perplexity and quality are measured on. */
   readonly text: string;
+  /** The data set that it was taken from, as it was named. */
+  readonly dataset?: string | undefined;
   readonly windowTokens: number;
   readonly maxWindows: number;
   readonly quality: QualitySettings;
+  readonly lmEval: LmEvalSettings;
   readonly serving: ServingSettings;
   readonly users: UserSettings;
   /** Tokens of a sequence at which concurrency is counted. */
@@ -96,6 +101,7 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
     repeats: 3,
     rounds: 1,
     seed: 0,
+    lmEval: { tasks: DEFAULT_TASKS },
     windowTokens: 1024,
     maxWindows: cpu ? 16 : 32,
     ...(cpu ? { kvMemoryBytes: 2 ** 30 } : request.kvMemoryBytes ? {} : { gpuMemoryUtilization: 0.8 }),
@@ -111,7 +117,8 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
   };
   const loads = settled.suites.includes("throughput") ? settled.shapes : [];
   const longest = Math.max(0, ...loads.map((shape) => shape.context + shape.new + 1));
-  const scored = settled.suites.includes("perplexity") ? settled.windowTokens + 1 : 0;
+  const scores = settled.suites.some((suite) => suite === "perplexity" || suite === "lm-eval");
+  const scored = scores ? settled.windowTokens + 1 : 0;
   const compared = settled.suites.includes("quality") ? longestSequence(settled.quality) : 0;
   const served = Math.max(
     settled.suites.includes("serve") ? longestServed(settled.serving) : 0,

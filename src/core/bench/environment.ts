@@ -29,11 +29,16 @@ def read(name):
 print(json.dumps({name: read(name) for name in sys.argv[1:]}))
 `;
 
-/** Versions in the environment and the hardware's name, for the keys of cells. */
-export async function readEnvironment(ctx: Context, python: string, device: Device): Promise<Environment> {
+/** Versions in the environment, those of `more` distributions among them, and the hardware's name, for the keys of cells. */
+export async function readEnvironment(
+  ctx: Context,
+  python: string,
+  device: Device,
+  more: readonly string[] = [],
+): Promise<Environment> {
   const { stdout } = await runChecked(
     ctx.runner,
-    { argv: [python, "-I", "-c", READ_VERSIONS, ...DISTRIBUTIONS], readOnly: true },
+    { argv: [python, "-I", "-c", READ_VERSIONS, ...DISTRIBUTIONS, ...more], readOnly: true },
     { what: "Reading the versions in the environment", signal: ctx.signal, timeoutMs: 60_000 },
   );
   return {

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { messageOf, usageError } from "../../shared/errors.js";
 import type { MatrixConfig, Suite } from "./config.js";
+import { DATASET_FORM } from "./dataset-text.js";
 import { longestText } from "./quality.js";
 
 /** Hash of the text, empty where no suite reads one; it must at least fill the longest piece: a token is a byte or more. */
@@ -20,9 +21,14 @@ export async function textHash({ text, suites, windowTokens, quality }: MatrixCo
   try {
     bytes = await readFile(text);
   } catch (error) {
-    throw usageError("text-unreadable", `--text: ${text} cannot be read: ${messageOf(error)}`, undefined, {
-      cause: error,
-    });
+    throw usageError(
+      "text-unreadable",
+      `--text: ${text} cannot be read: ${messageOf(error)}`,
+      `Name a text file, or a data set as ${DATASET_FORM}.`,
+      {
+        cause: error,
+      },
+    );
   }
   const short = needs.find(({ tokens }) => bytes.length < tokens);
   if (short !== undefined) {
@@ -38,7 +44,7 @@ export async function textHash({ text, suites, windowTokens, quality }: MatrixCo
 /** The files that tokenizers come in: of transformers, SentencePiece, BPE pairs, tiktoken and Mistral. */
 const TOKENIZER = /^(tokenizer.*|vocab\..*|spiece\.model|tekken\.json|.*\.tiktoken)$/;
 
-const READ_TEXT: readonly Suite[] = ["perplexity", "quality", "serve", "concurrency"];
+const READ_TEXT: readonly Suite[] = ["perplexity", "quality", "lm-eval", "serve", "concurrency"];
 
 /** Whether a model comes with a tokenizer. Refuses one without where a suite reads text; a name on the hub is left to vLLM. */
 export async function findTokenizer({ model, suites }: MatrixConfig): Promise<boolean> {

@@ -21,6 +21,7 @@ export interface CellSpec {
   readonly throughput?: object;
   readonly perplexity?: object;
   readonly quality?: object;
+  readonly lm_eval?: object;
   /** The baseline's answers for the suite quality: its cell writes them, the others read them. */
   readonly reference?: string;
   readonly vllm_args?: readonly string[];
@@ -121,6 +122,9 @@ function planCell(config: MatrixConfig, cache: CacheName, round: number, about: 
     ...(config.suites.includes("quality")
       ? { quality: qualitySpec(config.quality, config.text, config.seed) }
       : {}),
+    ...(config.suites.includes("lm-eval")
+      ? { lm_eval: { ...config.lmEval, window: config.windowTokens } }
+      : {}),
   };
   const serves = {
     ...(config.suites.includes("serve") ? { serving: config.serving } : {}),
@@ -172,6 +176,7 @@ function servingPlan(
     users: config.suites.includes("concurrency") ? config.users : undefined,
     seed: config.seed,
     script: join(bench, "client.py"),
+    launcher: join(bench, "server.py"),
     folder,
     name,
   };

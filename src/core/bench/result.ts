@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { CACHE_NAME_FORM } from "./caches.js";
 import { SUITES } from "./config.js";
+import { lmEvalSchema } from "./lm-eval-result.js";
 import { concurrencySchema, serveSchema } from "./serving/schema.js";
 
 export const SCHEMA_VERSION = 1;
@@ -157,6 +158,8 @@ export const workerResultSchema = z.object({
   perplexity: perplexity.optional(),
   /** Not in the results of earlier versions. */
   quality: quality.optional(),
+  /** Not in the results of earlier versions. */
+  lmEval: lmEvalSchema.optional(),
   /** Written by kivi itself, beside what the worker says. */
   serve: serveSchema.optional(),
   concurrency: concurrencySchema.optional(),

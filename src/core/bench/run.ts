@@ -11,6 +11,7 @@ import { modelFingerprint, readEnvironment } from "./environment.js";
 import { remaining } from "./eta.js";
 import { findTokenizer, textHash } from "./inputs.js";
 import { requireKnownCaches } from "./known-caches.js";
+import { LM_EVAL } from "./lm-eval.js";
 import { type PlannedCell, planCells } from "./matrix.js";
 import { shareReference } from "./reference.js";
 import { type BenchResult, type Cell, RESULT_KIND, SCHEMA_VERSION } from "./result.js";
@@ -59,7 +60,15 @@ export async function prepareMatrix(
   config: MatrixConfig,
   onProgress: OnProgress = () => undefined,
 ): Promise<PreparedMatrix> {
-  const environment = await readEnvironment(ctx, config.python, config.device);
+  const usesLmEval = config.suites.includes("lm-eval");
+  const environment = await readEnvironment(ctx, config.python, config.device, usesLmEval ? [LM_EVAL] : []);
+  if (usesLmEval && environment.versions[LM_EVAL] === null) {
+    throw environmentError(
+      "lm-eval-missing",
+      `The environment of ${config.python} has no ${LM_EVAL}, which the suite lm-eval runs.`,
+      `Install it: ${config.python} -m pip install ${LM_EVAL} (or: uv pip install --python ${config.python} ${LM_EVAL}), or measure perplexity without it: --suites perplexity.`,
+    );
+  }
   const ours = config.caches.filter((cache) => cacheKind(cache).kivi);
   if (ours.length > 0 && environment.versions["vllm-kivi"] === null) {
     throw environmentError(

@@ -29,6 +29,8 @@ export interface Subject {
   /** The environment's folder; it exists. */
   readonly path: string;
   readonly model: string | undefined;
+  /** Words for vLLM, as after the -- of kivi serve. */
+  readonly vllmArgs: readonly string[];
   readonly fix: boolean;
   readonly facts: Partial<Facts>;
 }

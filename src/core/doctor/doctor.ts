@@ -1,6 +1,8 @@
 import type { Context } from "../../shared/context.js";
 import { requireVenvFolder } from "../venv/index.js";
+import { canaryCheck } from "./canary.js";
 import type { CheckResult, Status } from "./check.js";
+import { configurationCheck } from "./configuration.js";
 import { deviceChecks } from "./device.js";
 import { environmentChecks } from "./environment.js";
 import { modelCheck } from "./model.js";
@@ -22,17 +24,19 @@ export interface DoctorReport {
 export async function examine(
   context: Context,
   path: string,
-  options: { model?: string | undefined; fix: boolean },
+  options: { model?: string | undefined; vllmArgs?: readonly string[]; fix: boolean },
 ): Promise<DoctorReport> {
   const venv = requireVenvFolder(context, path);
   const checks = [
     ...environmentChecks,
     ...pluginChecks,
     ...deviceChecks,
-    ...(options.model === undefined ? [] : [modelCheck]),
+    canaryCheck,
+    ...(options.model === undefined ? [] : [modelCheck, configurationCheck]),
     storageCheck,
   ];
-  const subject = { context, path: venv, model: options.model, fix: options.fix, facts: {} };
+  const { model, vllmArgs = [], fix } = options;
+  const subject = { context, path: venv, model, vllmArgs, fix, facts: {} };
   const results = await runChecks(checks, subject);
   const count = (status: Status): number => results.filter((result) => result.status === status).length;
   const counts = { ok: count("ok"), warn: count("warn"), fail: count("fail"), skip: count("skip") };

@@ -97,11 +97,11 @@ const rivals: Check = {
         uninstallHint(venv, twin.owner),
       );
     }
-    const [claim] = claims;
-    if (claim !== undefined) {
+    if (claims.length > 0) {
+      const named = claims.map(({ owner, claims: words }) => `${owner} names ${words.join(", ")}`);
       return warn(
-        `${claim.owner} names ${claim.claims.join(", ")} in its code: it may register the same cache as this plugin`,
-        `If it does: ${uninstallHint(venv, claim.owner)}`,
+        `${named.join("; ")} in its code: it may register the same cache, or replace the same parts of vLLM, as this plugin`,
+        `If it does: ${claims.map(({ owner }) => uninstallHint(venv, owner)).join("; ")}`,
       );
     }
     const others = entries.filter(({ name }) => name !== DISTRIBUTION.entryName).map(({ name }) => name);
@@ -113,11 +113,13 @@ const loading: Check = {
   id: "loading",
   title: "vLLM loads the plugin",
   needs: ["venv", "vllm", "plugin"],
-  progress: "Check in a fresh interpreter that vLLM loads the plugin",
+  progress: "Check in a spawned worker that vLLM loads the plugin",
   run: async (subject) => {
     const { version } = need(subject, "plugin");
     const status = await verifyPlugin(subject.context, need(subject, "venv"), version);
-    return ok(`registered with vLLM ${status.vllm}; presets: ${status.presets.join(", ")}`);
+    return ok(
+      `registered in a spawned worker with vLLM ${status.vllm}; presets: ${status.presets.join(", ")}`,
+    );
   },
 };
 

@@ -14,7 +14,7 @@ export interface PluginStatus {
 }
 
 interface Answer {
-  stage: "ok" | "entry-point" | "switched-off" | "vllm-import" | "plugin-load" | "register";
+  stage: "ok" | "entry-point" | "switched-off" | "vllm-import" | "plugin-load" | "register" | "worker";
   found?: string;
   status?: PluginStatus;
   file?: string;
@@ -69,7 +69,7 @@ export function verifyCommand(context: Context, python: string, bytecode = false
   return [python, ...flags, join(context.paths.templates, "probes", "verify_plugin.py")];
 }
 
-/** Starts a fresh interpreter of the environment, loads vLLM's plugins there, and reads what ours reports. */
+/** Starts a fresh interpreter of the environment, which spawns a worker as vLLM does, loads vLLM's plugins there, and reads what ours reports. */
 export async function verifyPlugin(
   context: Context,
   venv: Venv,

@@ -1,6 +1,8 @@
 /** What a result says of its model, engine and machine: shown beside its figures, and compared between results. */
+import { basename } from "node:path";
 import { showCommand } from "../../shared/process.js";
 import { BASELINE } from "../bench/caches.js";
+import { lmEvalSetup } from "../bench/lm-eval-result.js";
 import type { BenchResult, Cell } from "../bench/result.js";
 import { serveSetup, usersSetup } from "../bench/serving/index.js";
 import { qualitySetup } from "./quality-setup.js";
@@ -77,6 +79,12 @@ export const FACTS: readonly Fact[] = [
     read: ofCell((cell) => cell.perplexity && `sha256 ${cell.perplexity.textSha256.slice(0, 12)}`),
   },
   {
+    name: "text",
+    kind: "noted",
+    read: ({ config: { dataset, text } }) =>
+      typeof dataset === "string" ? dataset : typeof text === "string" ? basename(text) : undefined,
+  },
+  {
     name: "quality setup",
     kind: "decisive",
     read: ofCell((cell) => cell.quality && qualitySetup(cell.quality)),
@@ -86,6 +94,12 @@ export const FACTS: readonly Fact[] = [
     kind: "decisive",
     read: ofCell((cell) => cell.quality && `sha256 ${cell.quality.textSha256.slice(0, 12)}`),
   },
+  {
+    name: "lm-eval setup",
+    kind: "decisive",
+    read: ofCell((cell) => cell.lmEval && lmEvalSetup(cell.lmEval)),
+  },
+  { name: "lm-eval", kind: "noted", read: ofCell((cell) => cell.lmEval?.version) },
   { name: "serving setup", kind: "decisive", read: ofCell((cell) => cell.serve && serveSetup(cell.serve)) },
   {
     name: "users setup",

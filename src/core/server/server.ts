@@ -23,6 +23,8 @@ export interface StartRequest {
   readonly timeoutMs: number;
   /** More environment for the child. */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** A Python program that runs the server's command line in itself. */
+  readonly launcher?: string;
 }
 
 export interface VllmServer {
@@ -70,6 +72,12 @@ function leaderAlive(pid: number): boolean {
   }
 }
 
+function launchCommand({ venv, vllm, settings, launcher }: StartRequest): [string, ...string[]] {
+  const argv = serverCommand(venv, vllm, settings);
+  if (launcher === undefined) return argv;
+  return [venv.python, launcher, ...(argv[0] === venv.python ? argv.slice(1) : argv)];
+}
+
 async function healthy(url: string): Promise<boolean> {
   try {
     const response = await fetch(`${url}/health`, { signal: AbortSignal.timeout(HEALTH_TIMEOUT_MS) });
@@ -96,13 +104,13 @@ class ServerProcess {
   constructor(context: Context, request: StartRequest, step: Step) {
     this.#context = context;
     this.#request = request;
-    const { settings, venv, vllm, logFile, env } = request;
+    const { settings, logFile, env } = request;
     this.url = baseUrl(settings.host, settings.port);
     this.#startedAt = context.clock.now();
     const tag = randomUUID();
     step.update(FIRST_PHASE);
     this.#child = context.runner.start(
-      { argv: serverCommand(venv, vllm, settings) },
+      { argv: launchCommand(request) },
       {
         cwd: context.cwd,
         logFile,

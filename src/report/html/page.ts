@@ -7,6 +7,7 @@ import { oneLine } from "../../shared/one-line.js";
 import { about, differences, UNLIKE } from "../about.js";
 import { findings } from "../findings.js";
 import { INTERVAL_NOTE } from "../interval.js";
+import { PAIRED_NOTE } from "../paired.js";
 import { SERVE_NOTE } from "../serve.js";
 import { renderDocument } from "./document.js";
 import { draw } from "./draw.js";
@@ -76,7 +77,7 @@ ${warnings(report)}
 ${await figures(report)}
 <h2>All cells</h2>
 ${cellsTable(report)}
-<p class="quiet">Prefill and decode in tokens/s of the whole engine, medians. ${INTERVAL_NOTE} ~ samples differ by more than 15 %. * more tokens than the cache holds.${
+<p class="quiet">Prefill and decode in tokens/s of the whole engine, medians. ${INTERVAL_NOTE} ${PAIRED_NOTE} ~ samples differ by more than 15 %. * more tokens than the cache holds.${
     report.sets.some(({ result }) => result.cells.some((cell) => cell.serve !== undefined))
       ? html` ${SERVE_NOTE}`
       : NOTHING

@@ -23,8 +23,9 @@ export interface ServingPlan {
   /** Of the suite `concurrency`, where it is asked for. */
   readonly users?: UserSettings | undefined;
   readonly seed: number;
-  /** bench/client.py */
+  /** bench/client.py and bench/server.py */
   readonly script: string;
+  readonly launcher: string;
   readonly folder: string;
   /** Begins the names of this cell's files in `folder`. */
   readonly name: string;
@@ -69,11 +70,12 @@ export async function serveAndMeasure(
   plan: ServingPlan,
   options: ServingOptions,
 ): Promise<Served> {
-  const { venv, vllm, host, load, users, seed } = plan;
+  const { venv, vllm, host, load, users, seed, launcher } = plan;
   const settings = { ...plan.server, host, port: await freePort(host) };
   const logFile = serverLog(plan);
   await rm(logFile, { force: true });
-  const request = { venv, vllm, settings, logFile, timeoutMs: START_LIMIT_MS, env: options.env };
+  const { env } = options;
+  const request = { venv, vllm, settings, logFile, timeoutMs: START_LIMIT_MS, env, launcher };
   const server = await startVllm(ctx, request, { update: options.onProgress }).catch((error: unknown) => {
     ctx.signal.throwIfAborted();
     throw new NotServing(reasonOf(error), { cause: error });
