@@ -1,7 +1,8 @@
-import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync } from "node:fs";
-import { dirname, join, relative, resolve } from "node:path";
+import { existsSync, lstatSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { environmentError, messageOf } from "../../shared/errors.js";
 import type { Venv } from "../venv/venv.js";
+import { confined } from "./confine.js";
 import { DISTRIBUTION } from "./distribution.js";
 import { parseRecord, type RecordEntry, recordHash } from "./record.js";
 
@@ -30,28 +31,15 @@ function distInfoFolders(sitePackages: string): string[] {
   });
 }
 
-function isInside(path: string, folder: string): boolean {
-  const way = relative(folder, path);
-  return way !== "" && !way.startsWith("..") && !way.startsWith("/");
-}
-
-/** The real place of a file: links in the folders above it are followed, the file itself is not. */
-function realPlace(path: string): string {
-  let folder = dirname(path);
-  while (!existsSync(folder)) folder = dirname(folder);
-  return join(realpathSync(folder), relative(folder, path));
-}
-
 function checkedPath(venv: Venv, entry: RecordEntry, record: string): string {
-  const path = resolve(venv.sitePackages, entry.path);
-  if (!isInside(path, venv.path) || !isInside(realPlace(path), realpathSync(venv.path))) {
-    throw environmentError(
-      "record-outside-venv",
-      `${record} lists ${entry.path}, which is outside ${venv.path}; nothing was changed.`,
-      "RECORD was tampered with, or a folder of the plugin is a link. Look at it, then remove the plugin's files by hand.",
-    );
-  }
-  return path;
+  // The plugin is a package without scripts or data files: all of it is in site-packages.
+  const path = confined(entry.path, venv.sitePackages);
+  if (path !== undefined) return path;
+  throw environmentError(
+    "record-outside-venv",
+    `${record} lists ${entry.path}, which is outside ${venv.sitePackages}; nothing was changed.`,
+    "RECORD was tampered with, or a folder of the plugin is a link. Look at it, then remove the plugin's files by hand.",
+  );
 }
 
 function stateOf(path: string, { hash, size }: RecordEntry): OwnedFile["state"] {
@@ -68,7 +56,8 @@ function cachesUnder(files: readonly OwnedFile[]): string[] {
   const caches: string[] = [];
   for (const folder of folders) {
     const cache = join(folder, "__pycache__");
-    if (!existsSync(cache)) continue;
+    // Behind a link, and so not its own.
+    if (lstatSync(cache, { throwIfNoEntry: false })?.isDirectory() !== true) continue;
     for (const entry of readdirSync(cache, { withFileTypes: true, recursive: true })) {
       const path = join(entry.parentPath, entry.name);
       if (!entry.isDirectory() && !known.has(path)) caches.push(path);
