@@ -1,5 +1,6 @@
-import { existsSync, realpathSync } from "node:fs";
+import { existsSync, lstatSync, realpathSync, type Stats } from "node:fs";
 import { dirname, isAbsolute, join, normalize, relative, resolve, sep } from "node:path";
+import { systemCode } from "../../shared/errors.js";
 
 function isInside(path: string, folder: string): boolean {
   const way = relative(folder, path);
@@ -21,4 +22,16 @@ export function confined(path: string, folder: string): string | undefined {
   if (path === "" || path.includes("\0") || isAbsolute(path)) return undefined;
   const place = resolve(folder, normalize(path));
   return isInside(place, folder) && isInside(realPlace(place), realpathSync(folder)) ? place : undefined;
+}
+
+const NOTHING = ["ENOENT", "ENOTDIR", "ENAMETOOLONG"];
+
+/** What is at a path, a link itself rather than what it leads to; undefined where nothing is, or could be. */
+export function lookAt(path: string): Stats | undefined {
+  try {
+    return lstatSync(path);
+  } catch (error) {
+    if (NOTHING.includes(systemCode(error) ?? "")) return undefined;
+    throw error;
+  }
 }

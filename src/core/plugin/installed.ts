@@ -1,8 +1,8 @@
-import { existsSync, lstatSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { environmentError, messageOf } from "../../shared/errors.js";
 import type { Venv } from "../venv/venv.js";
-import { confined } from "./confine.js";
+import { confined, lookAt } from "./confine.js";
 import { DISTRIBUTION } from "./distribution.js";
 import { parseRecord, type RecordEntry, recordHash } from "./record.js";
 
@@ -34,19 +34,20 @@ function distInfoFolders(sitePackages: string): string[] {
 function checkedPath(venv: Venv, entry: RecordEntry, record: string): string {
   // The plugin is a package without scripts or data files: all of it is in site-packages.
   const path = confined(entry.path, venv.sitePackages);
-  if (path !== undefined) return path;
+  if (path !== undefined && lookAt(path)?.isDirectory() !== true) return path;
   throw environmentError(
     "record-outside-venv",
-    `${record} lists ${entry.path}, which is outside ${venv.sitePackages}; nothing was changed.`,
+    `${record} lists ${entry.path}, which is ${path === undefined ? `outside ${venv.sitePackages}` : "a folder"}; nothing was changed.`,
     "RECORD was tampered with, or a folder of the plugin is a link. Look at it, then remove the plugin's files by hand.",
   );
 }
 
 function stateOf(path: string, { hash, size }: RecordEntry): OwnedFile["state"] {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
+  const stat = lookAt(path);
   if (stat === undefined) return "missing";
+  if (!stat.isFile()) return "changed";
   if (hash === undefined) return "intact";
-  if (!stat.isFile() || (size !== undefined && stat.size !== size)) return "changed";
+  if (size !== undefined && stat.size !== size) return "changed";
   return recordHash(readFileSync(path), hash.split("=")[0]) === hash ? "intact" : "changed";
 }
 
@@ -57,7 +58,7 @@ function cachesUnder(files: readonly OwnedFile[]): string[] {
   for (const folder of folders) {
     const cache = join(folder, "__pycache__");
     // Behind a link, and so not its own.
-    if (lstatSync(cache, { throwIfNoEntry: false })?.isDirectory() !== true) continue;
+    if (lookAt(cache)?.isDirectory() !== true) continue;
     for (const entry of readdirSync(cache, { withFileTypes: true, recursive: true })) {
       const path = join(entry.parentPath, entry.name);
       if (!entry.isDirectory() && !known.has(path)) caches.push(path);

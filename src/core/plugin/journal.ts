@@ -1,8 +1,8 @@
-import { lstatSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { environmentError, messageOf } from "../../shared/errors.js";
-import { confined } from "./confine.js";
+import { confined, lookAt } from "./confine.js";
 
 const path = z.string();
 
@@ -36,15 +36,15 @@ export function placeOf(named: string, site: string, file: string): string {
 /** The same for a folder, which is none if it is a link. */
 export function folderOf(named: string, site: string, file: string): string {
   const place = placeOf(named, site, file);
-  const isLink = lstatSync(place, { throwIfNoEntry: false })?.isSymbolicLink() === true;
+  const isLink = lookAt(place)?.isSymbolicLink() === true;
   return isLink ? refuse(file, `it names ${JSON.stringify(named)}, which is a link`) : place;
 }
 
 /** Reads a journal and checks every path in it before any of them is used. */
 export function readJournal(folder: string, name: string, site: string): Journal {
   const file = join(folder, name);
-  if (!lstatSync(folder).isDirectory()) refuse(folder, "it is not a folder");
-  if (!lstatSync(file).isFile()) refuse(file, "it is not a file");
+  if (!lookAt(folder)?.isDirectory()) refuse(folder, "it is not a folder");
+  if (!lookAt(file)?.isFile()) refuse(file, "it is not a file");
   let document: unknown;
   try {
     document = JSON.parse(readFileSync(file, "utf8"));

@@ -1,6 +1,7 @@
-import { existsSync, lstatSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { internalError } from "../../shared/errors.js";
+import { lookAt } from "./confine.js";
 import { type FileGate, makeFolders } from "./files.js";
 import { folderOf, type Journal, placeOf, readJournal } from "./journal.js";
 import type { ProjectFile } from "./project.js";
@@ -125,7 +126,7 @@ export class Transaction {
 
 /** Also a link that leads nowhere is there. */
 function isThere(path: string): boolean {
-  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  return lookAt(path) !== undefined;
 }
 
 /** What a killed transaction left: a change half done, or only files that were moved aside or staged. */
