@@ -9,6 +9,7 @@ import { preemptions, servedCache } from "../../src/core/bench/serving/metrics-p
 import { parseShape, shapeName } from "../../src/core/bench/shapes.js";
 import { readKernels } from "../../src/core/kernels/result.js";
 import { loadReport } from "../../src/core/report/index.js";
+import { FailureWatch } from "../../src/core/server/failures.js";
 import { combineReports, parseReport } from "../../src/core/server/report.js";
 import { FORMATS, renderAs } from "../../src/report/formats.js";
 import { recordedText, savedResult, workerResult } from "../bench/fixtures.js";
@@ -77,6 +78,23 @@ it("what a worker or vLLM's client wrote is read or refused", async () => {
       (value) => void workerResultSchema.safeParse(camelKeys(value)),
     ),
   );
+});
+
+it("a log is read for the cause of a failure in little time, whatever its lines are", () => {
+  const about = { host: "h", port: 1, venv: "/v", model: "m", device: "cpu" } as const;
+  const long = fc
+    .constantFrom("a", "a.", "max seq len (1)", "(Worker pid=1) ERROR ", "Error: ")
+    .map((part) => part.repeat(100_000));
+  const startedAt = performance.now();
+  fc.assert(
+    fc.property(fc.array(fc.oneof(noise, long), { maxLength: 4 }), (lines) => {
+      const watch = new FailureWatch();
+      for (const line of lines) watch.see(line);
+      expect(watch.explain(about, { exitCode: 1 }).reason).not.toBe("");
+    }),
+    { numRuns: 100 },
+  );
+  expect(performance.now() - startedAt).toBeLessThan(30_000);
 });
 
 it("a report of a worker, a page of metrics and a shape are read or are none", () => {
