@@ -11,7 +11,9 @@ _REFUSED = re.compile(r"(?P<why>KIVI refuses: .+?)(?: \[type=\w+, input_value=.*
 _UNSUPPORTED = (
     re.compile(r"NotImplementedError: (?P<why>.+)"),
     re.compile(r"(?P<why>No valid attention backend found.+)"),
-    re.compile(r"^(?P<why>.*(?:kv_cache_dtype|KV cache dtype|kv cache dtype).* (?:is )?not supported.*)", re.IGNORECASE),
+    re.compile(
+        r"^(?P<why>.*(?:kv_cache_dtype|KV cache dtype|kv cache dtype).* (?:is )?not supported.*)", re.IGNORECASE
+    ),
 )
 _RAISED = re.compile(r"\b(?P<why>(?:[A-Za-z_]+\.)*[A-Za-z_]*(?:Error|Exception|Interrupt)(?:: .+|$))")
 
