@@ -1,6 +1,6 @@
 """Random load on one engine of vLLM's CPU build, for as long as asked; ends with one line of JSON.
 
-usage: npm run test:soak -- --minutes 60 [--seed 1]
+usage: npm run test:soak -- --minutes 60 [--seed 1] [--output FILE]
 
 Rounds of arrivals, shared prefixes, aborts and a cache too small for all. After each, every answer is held against the
 same engine's run of that request alone, and what the process holds is counted. Exit code 1 for an answer that differs
@@ -10,6 +10,8 @@ or anything that grew; the line says which.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -30,7 +32,7 @@ from schedules import drive, requests
 from support import EXACT, ONE_CODE, centred, error_ratio, generated_logits, prompt, prompt_logits, whole
 
 MODEL = TinyModel(64, 2, 4)
-REQUESTS, SLOTS, BLOCKS = 24, 8, 9
+REQUESTS, SLOTS, BLOCKS = 16, 8, 9
 """Of a round: requests; sequences at a time; blocks of the cache, one of which vLLM keeps for itself."""
 
 
@@ -49,6 +51,8 @@ def at_rest(llm: Any) -> Held:
     """After a step that tells the worker who ended."""
     generate(llm, [prompt(3, seed=3)], 1)
     assert llm.reset_prefix_cache()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of freed memory is no growth
     runner = runner_of(llm)
     layers = runner.compilation_config.static_forward_context.values()
     return Held(
@@ -108,6 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Random load on vLLM's CPU build with a k4v4 cache.")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="a file for the line of JSON, beside standard output")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(MODEL, Path(folder))
@@ -122,7 +127,10 @@ def main() -> int:
             torch.inference_mode(),
         ):
             summary = soak(llm, arguments.minutes, arguments.seed)
-    print(json.dumps(summary), flush=True)
+    line = json.dumps(summary)
+    if arguments.output:
+        arguments.output.write_text(line + "\n")
+    print(line, flush=True)
     return 1 if summary["problems"] else 0
 
 
