@@ -2,7 +2,8 @@
 
 /** vLLM's flags with a secret behind them, and the shortest spelling that its parser takes for each. */
 const SECRET_FLAGS: Readonly<Record<string, string>> = { "--api-key": "--api-k", "--hf-token": "--hf-t" };
-const SECRET_NAME = /(^|_)(TOKEN|API_?KEY|SECRET|SECRET_KEY|ACCESS_KEY|PASSWORD|PASSWD|CREDENTIALS?)$/i;
+const SECRET_NAME =
+  /(^|_)((AUTH_?)?TOKEN|API_?KEY|SECRET|SECRET_KEY|ACCESS_KEY|PASSWORD|PASSWD|CREDENTIALS?)$/i;
 /** Shorter values are seldom secrets (`EMPTY`), and words of ordinary text; behind a flag they are hidden all the same. */
 const SHORTEST = 6;
 const URL_LOGIN = /\b(https?:\/\/)[^\s/?#@"'\\]+@/gi;

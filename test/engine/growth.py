@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 ALLOWED_BYTES = 48 << 20
 """Resident memory may rise by this between the second quarter of the rounds and the last: allocators keep fragments."""
 
+ALLOWED_OBJECTS = 0.01
+"""And the pieces of memory that Python's objects take by this share of them: caches fill up."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -19,6 +23,7 @@ class Held:
 
     Attributes:
         resident: bytes of this process in memory.
+        objects: pieces of memory that Python's objects take, whatever lies between them.
         handles: open file descriptors.
         threads: of this process.
         staging: bytes of all rings.
@@ -27,6 +32,7 @@ class Held:
     """
 
     resident: int
+    objects: int
     handles: int
     threads: int
     staging: int
@@ -35,10 +41,11 @@ class Held:
 
 
 def process_holds() -> dict[str, int]:
-    """The first three of :class:`Held`."""
+    """The first four of :class:`Held`."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "resident": pages * os.sysconf("SC_PAGE_SIZE"),
+        "objects": sys.getallocatedblocks(),
         "handles": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
     }
@@ -61,6 +68,10 @@ def growth(rounds: Sequence[Held]) -> tuple[dict[str, Any], list[str]]:
     grown = resident[1] - resident[0]
     figures = {"resident_bytes": resident, "resident_grown_bytes": grown, "last": asdict(rounds[-1])}
     problems = [f"resident memory grew by {grown >> 20} MiB"] if grown > ALLOWED_BYTES else []
+    before, after = (statistics.median(held.objects for held in part) for part in (early, late))
+    figures["objects"] = [int(before), int(after)]
+    if after > before * (1 + ALLOWED_OBJECTS):
+        problems.append(f"memory of Python's objects grew from {before:.0f} to {after:.0f} pieces")
     for name in ("handles", "threads", "staging", "slots"):
         before, after = (max(getattr(held, name) for held in part) for part in (early, late))
         if after > before:

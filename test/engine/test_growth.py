@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from growth import ALLOWED_BYTES, Held, growth, process_holds
 
-REST = Held(resident=1 << 30, handles=40, threads=12, staging=1 << 20, slots=1, free_blocks=25)
+REST = Held(resident=1 << 30, objects=1_000_000, handles=40, threads=12, staging=1 << 20, slots=1, free_blocks=25)
 
 
 def test_noise_and_a_warm_up_pass() -> None:
@@ -22,6 +22,7 @@ def test_noise_and_a_warm_up_pass() -> None:
     ("field", "step", "word"),
     [
         ("resident", ALLOWED_BYTES // 4, "resident memory grew by"),
+        ("objects", 2_000, "Python's objects grew from"),
         ("handles", 1, "handles grew from"),
         ("threads", 1, "threads grew from"),
         ("staging", 4096, "staging grew from"),

@@ -5,6 +5,7 @@ const ENV = {
   HF_TOKEN: "hf_0123456789",
   MY_API_KEY: "hf_0123456789abc",
   PATH: "/usr/bin:/bin",
+  "npm_config_//host/:_authToken": "npm_0123456789",
   OPENAI_API_KEY: "EMPTY",
 };
 
@@ -13,8 +14,10 @@ describe("Redactor", () => {
 
   it("hides what the environment and the command line say is secret, the longest first", () => {
     expect(
-      redactor.text("a hf_0123456789abc b hf_0123456789 c one.two+three d one-two+three /usr/bin EMPTY x"),
-    ).toBe("a *** b *** c *** d one-two+three /usr/bin EMPTY x");
+      redactor.text(
+        "a hf_0123456789abc b hf_0123456789 c one.two+three d one-two+three /usr/bin EMPTY x npm_0123456789",
+      ),
+    ).toBe("a *** b *** c *** d one-two+three /usr/bin EMPTY x ***");
   });
 
   it("hides logins in addresses, and vLLM's own words for its keys", () => {
