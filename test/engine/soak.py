@@ -32,7 +32,7 @@ from schedules import drive, requests
 from support import EXACT, ONE_CODE, centred, error_ratio, generated_logits, prompt, prompt_logits, whole
 
 MODEL = TinyModel(64, 2, 4)
-REQUESTS, SLOTS, BLOCKS = 16, 8, 9
+REQUESTS, SLOTS, BLOCKS = 8, 8, 9
 """Of a round: requests; sequences at a time; blocks of the cache, one of which vLLM keeps for itself."""
 
 
@@ -63,24 +63,30 @@ def at_rest(llm: Any) -> Held:
     )
 
 
+def one_round(llm: Any, number: int) -> tuple[dict[str, float], int, int]:
+    """Errors of the answers by name, their tokens, and steps. What the answers took is free again when it returns."""
+    answered, steps = drive(llm.llm_engine, requests(number, REQUESTS, 150), number)
+    tokens = sum(len(output.outputs[0].token_ids) for output in answered.values())
+    return {name: error_alone(llm, output) for name, output in answered.items()}, tokens, steps
+
+
 def soak(llm: Any, minutes: float, seed: int) -> dict[str, Any]:
     """Rounds until the time is over; figures, with what went wrong under ``problems``."""
-    begin, steps, asked, errors, tokens = time.monotonic(), 0, 0, [], 0
+    begin, steps, errors, tokens = time.monotonic(), 0, [], 0
     rounds: list[Held] = []
     problems: list[str] = []
     while time.monotonic() - begin < 60 * minutes:
         number = seed + len(rounds)
-        load = requests(number, REQUESTS, 150)
-        answered, taken = drive(llm.llm_engine, load, number)
-        asked, steps = asked + len(load), steps + taken
-        for name, output in answered.items():
-            error = error_alone(llm, output)
-            errors.append(error)
-            tokens += len(output.outputs[0].token_ids)
-            if not error < ONE_CODE:
-                problems.append(f"round {number}, {name}: {error:.1e} from its run alone")
+        found, compared, taken = one_round(llm, number)
+        tokens, steps = tokens + compared, steps + taken
+        errors += found.values()
+        problems += [
+            f"round {number}, {name}: {error:.1e} from its run alone"
+            for name, error in found.items()
+            if not error < ONE_CODE
+        ]
         rounds.append(at_rest(llm))
-        print(f"round {number}: {len(answered)} answers, {rounds[-1]}", file=sys.stderr, flush=True)
+        print(f"round {number}: {len(found)} answers, {rounds[-1]}", file=sys.stderr, flush=True)
     median = statistics.median(errors)
     if not median < EXACT:
         problems.append(f"half of the answers are {median:.1e} or more from their runs alone")
@@ -95,7 +101,7 @@ def soak(llm: Any, minutes: float, seed: int) -> dict[str, Any]:
         "minutes": round((time.monotonic() - begin) / 60, 2),
         "seed": seed,
         "rounds": len(rounds),
-        "requests": asked,
+        "requests": REQUESTS * len(rounds),
         "answers_compared": len(errors),
         "tokens_compared": tokens,
         "worst_error_ratio": max(errors),
