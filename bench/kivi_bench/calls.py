@@ -140,7 +140,7 @@ def first_object(answer: str) -> Any:
         return None
     try:
         value, _ = json.JSONDecoder().raw_decode(answer[start:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value
 

@@ -53,9 +53,11 @@ def reports(log: str) -> list[dict[str, Any]]:
             continue
         try:
             report, _ = json.JSONDecoder().raw_decode(tail)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a line cut off by another process; the missing report is an error of its own
-        found[int(report.get("rank", 0))] = report
+        rank = report.get("rank", 0) if isinstance(report, dict) else None
+        if isinstance(rank, int):
+            found[rank] = report
     return [found[rank] for rank in sorted(found)]
 
 

@@ -11,9 +11,14 @@ _REFUSED = re.compile(r"(?P<why>KIVI refuses: .+?)(?: \[type=\w+, input_value=.*
 _UNSUPPORTED = (
     re.compile(r"NotImplementedError: (?P<why>.+)"),
     re.compile(r"(?P<why>No valid attention backend found.+)"),
-    re.compile(r"(?P<why>.*(?:kv_cache_dtype|KV cache dtype|kv cache dtype).* (?:is )?not supported.*)", re.IGNORECASE),
+    re.compile(
+        r"^(?P<why>.*(?:kv_cache_dtype|KV cache dtype|kv cache dtype).* (?:is )?not supported.*)", re.IGNORECASE
+    ),
 )
 _RAISED = re.compile(r"\b(?P<why>(?:[A-Za-z_]+\.)*[A-Za-z_]*(?:Error|Exception|Interrupt)(?:: .+|$))")
+
+# Characters. The patterns take time by the square of a line, and some logs have lines of megabytes.
+_LONGEST_LINE = 4000
 
 
 def unknown_dtype(cache_dtype: str) -> str | None:
@@ -36,7 +41,7 @@ def classify(log: str) -> tuple[str, str]:
 
     The first exception in the log is the cause; the later ones are its echoes in the processes above.
     """
-    lines = log.splitlines()
+    lines = [line[:_LONGEST_LINE] for line in log.splitlines()]
     # Pydantic says that there is an error before it says which one.
     if refused := next((match for line in lines if (match := _REFUSED.search(line))), None):
         return "unsupported", refused["why"].strip()

@@ -122,17 +122,17 @@ def load_spec(path: Path) -> CellSpec:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: {error}") from error
     return parse_spec(raw)
 
 
 def parse_spec(raw: Any) -> CellSpec:
     """Turns the JSON document into a :class:`CellSpec`; raises :class:`SpecError` with the key that is wrong."""
-    values = _keys(raw, CellSpec, "spec")
+    values = _typed(_keys(raw, CellSpec, "spec"), CellSpec, "spec")
     throughput, perplexity = values.get("throughput"), values.get("perplexity")
     if throughput is not None:
-        load = _keys(throughput, ThroughputSpec, "throughput")
+        load = _typed(_keys(throughput, ThroughputSpec, "throughput"), ThroughputSpec, "throughput")
         if not isinstance(load["shapes"], list) or not load["shapes"]:
             raise SpecError("throughput.shapes must be a list with at least one shape")
         load["shapes"] = tuple(
@@ -142,7 +142,7 @@ def parse_spec(raw: Any) -> CellSpec:
         _positive({"repeats": load["repeats"]}, "throughput")
         values["throughput"] = ThroughputSpec(**load)
     if perplexity is not None:
-        text = _keys(perplexity, PerplexitySpec, "perplexity")
+        text = _typed(_keys(perplexity, PerplexitySpec, "perplexity"), PerplexitySpec, "perplexity")
         _positive({"window": text["window"], "max_windows": text["max_windows"]}, "perplexity")
         if text["window"] < 2:
             raise SpecError("perplexity.window must be at least 2 tokens: the first token of a window is never scored")
@@ -166,7 +166,7 @@ def parse_spec(raw: Any) -> CellSpec:
 
 
 def _quality(raw: Any) -> QualitySpec:
-    values = _keys(raw, QualitySpec, "quality")
+    values = _typed(_keys(raw, QualitySpec, "quality"), QualitySpec, "quality")
     lists = ("needle_lengths", "needle_depths")
     for name in lists:
         if not isinstance(values[name], list) or not values[name]:
@@ -202,6 +202,29 @@ def _keys(raw: Any, kind: type, where: str) -> dict[str, Any]:
     if missing := sorted(needed - set(raw)):
         raise SpecError(f"{where}: key {missing[0]!r} is missing")
     return dict(raw)
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    str: (str, "text"),
+    str | None: (str, "text"),
+    int: (int, "a whole number"),
+    dict[str, Any]: (dict, "an object"),
+}
+
+
+def _typed(values: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
+    """The values, whose types are the ones that `kind` gives its fields; lists of words are checked word by word."""
+    for field in dataclasses.fields(kind):
+        value = values.get(field.name)
+        if field.type == tuple[str, ...]:
+            words = value if field.name in values else []
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise SpecError(f"{where}.{field.name} must be a list of words, found {value!r}")
+        elif field.type in _KINDS and not (value is None and field.default is None):
+            wanted, name = _KINDS[field.type]
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise SpecError(f"{where}.{field.name} must be {name}, found {value!r}")
+    return values
 
 
 def _positive(values: dict[str, Any], where: str) -> dict[str, Any]:

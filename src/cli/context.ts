@@ -4,8 +4,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Context } from "../shared/context.js";
 import { Output, type TextStream } from "../shared/output.js";
 import { resolvePaths } from "../shared/paths.js";
-import { execaRunner } from "../shared/process.js";
+import { createRunner } from "../shared/process.js";
 import { createProgress } from "../shared/progress.js";
+import { Redactor } from "../shared/redact.js";
 import { kiviVersion } from "../shared/version.js";
 import type { GlobalFlags } from "./parse.js";
 
@@ -39,10 +40,12 @@ function prepareLog(logDir: string): string | undefined {
 /** The context of a real run: real processes, real clock, a debug log of its own. */
 export function createContext(options: ContextOptions, signal: AbortSignal): Context {
   const paths = resolvePaths(options.env);
-  const out = new Output({ ...options, ...options.flags, logFile: prepareLog(paths.logDir) });
+  const redact = new Redactor(options.env, options.argv);
+  const out = new Output({ ...options, ...options.flags, redact, logFile: prepareLog(paths.logDir) });
   return {
-    runner: execaRunner,
+    runner: createRunner(redact),
     out,
+    redact,
     progress: createProgress(out),
     paths,
     signal,

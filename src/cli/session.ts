@@ -60,11 +60,11 @@ export class Session {
   }
 
   async run(command: CommandSpec, input: Record<string, unknown>, argv: readonly string[]): Promise<number> {
-    const { out } = this.#context;
-    out.debugOnly(
-      "run",
-      `kivi ${this.#context.version}: ${showCommand(["kivi", ...argv])} in ${this.#context.cwd}`,
-    );
+    const { out, redact } = this.#context;
+    const shown = showCommand(["kivi", ...redact.words(argv)]);
+    // Every user of the machine may read it. What is not a secret stays as it was.
+    if (shown !== showCommand(["kivi", ...argv])) process.title = shown;
+    out.debugOnly("run", `kivi ${this.#context.version}: ${shown} in ${this.#context.cwd}`);
     try {
       const checked = (await command.schema()).safeParse(input);
       if (!checked.success) throw inputError(command, checked.error.issues);

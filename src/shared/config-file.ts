@@ -25,6 +25,19 @@ function elsewhere(key: string, fields: Record<string, ZodType>): string {
   return didYouMean(key, Object.keys(fields).map(kebabCase));
 }
 
+/** A tag that YAML itself does not have is a problem as an error is, and so are aliases without an end or an anchor. */
+function readYaml(text: string, path: string): unknown {
+  const document = parseDocument(text, { logLevel: "error" });
+  const problems = [...document.errors, ...document.warnings].map((error) => error.message.split("\n")[0]);
+  try {
+    if (problems.length === 0) return document.toJS() as unknown;
+  } catch (error) {
+    problems.push(messageOf(error));
+  }
+  const lines = problems.map((problem) => `${path}: ${problem}`);
+  throw usageError("config-invalid", lines.join("\n"), undefined, { details: { problems: lines } });
+}
+
 /**
  * Reads a YAML file whose keys are the names of flags. Every problem is reported in one error, each with the file
  * and the key; an unknown key is a problem and comes with the nearest known one.
@@ -46,12 +59,7 @@ export async function readConfigFile<T extends Record<string, ZodType>>(
       },
     );
   }
-  const document = parseDocument(text);
-  if (document.errors.length > 0) {
-    const problems = document.errors.map((error) => `${path}: ${error.message.split("\n")[0]}`);
-    throw usageError("config-invalid", problems.join("\n"), undefined, { details: { problems } });
-  }
-  const raw = (document.toJS() ?? {}) as unknown;
+  const raw = readYaml(text, path) ?? {};
   if (typeof raw !== "object" || raw === null || Array.isArray(raw)) {
     throw usageError("config-invalid", `${path}: expected "name: value" lines at the top.`);
   }

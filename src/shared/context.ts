@@ -2,6 +2,7 @@ import type { Output } from "./output.js";
 import type { Paths } from "./paths.js";
 import type { ProcessRunner } from "./process.js";
 import type { Progress } from "./progress.js";
+import type { Redactor } from "./redact.js";
 
 export interface Clock {
   /** Milliseconds since the epoch. */
@@ -13,6 +14,8 @@ export interface Clock {
 export interface Context {
   readonly runner: ProcessRunner;
   readonly out: Output;
+  /** `out` and `runner` use it by themselves; what else is written to be kept goes through it. */
+  readonly redact: Redactor;
   readonly progress: Progress;
   readonly paths: Paths;
   /** Aborted by SIGINT and SIGTERM; its reason is an `Interruption`. */

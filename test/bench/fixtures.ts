@@ -4,6 +4,7 @@ import type { Clock, Context } from "../../src/shared/context.js";
 import { Output } from "../../src/shared/output.js";
 import type { Command, Finished, ProcessRunner, RunOptions } from "../../src/shared/process.js";
 import { createProgress } from "../../src/shared/progress.js";
+import { Redactor } from "../../src/shared/redact.js";
 
 export function finished(command: Command, part: Partial<Finished> = {}): Finished {
   const base = {
@@ -71,6 +72,7 @@ export function fakeWorld(
   const context: Context = {
     runner,
     out,
+    redact: new Redactor({}, []),
     progress: createProgress(out),
     paths: {
       cacheDir: home,

@@ -15,6 +15,7 @@ import type { CellSpec } from "../../src/core/bench/matrix.js";
 import { requireFreeArguments } from "../../src/core/bench/vllm-args.js";
 import { Interruption } from "../../src/shared/errors.js";
 import type { Command, Finished, RunOptions } from "../../src/shared/process.js";
+import { Redactor } from "../../src/shared/redact.js";
 import { temporaryFolder } from "../helpers/cli.js";
 import { fakeWorld, type TestClock, workerResult } from "./fixtures.js";
 
@@ -110,13 +111,32 @@ describe("the matrix", () => {
     expect(other.commands).toHaveLength(3);
   });
 
-  it.each([["--max-model-len=128"], ["--tensor_parallel_size", "2"], ["-tp", "2"], ["--api-key", "secret"]])(
-    "refuses vLLM's %s, which has a name of its own",
-    (...words) => {
-      expect(() => requireFreeArguments(words)).toThrow(/conflicts with what kivi bench sets itself/);
-      expect(() => requireFreeArguments(["--pipeline-parallel-size", "2"])).not.toThrow();
-    },
-  );
+  it("saves and prints no secret of the environment or the command line", async () => {
+    const { context } = machine(({ cache }) =>
+      cache === "bf16"
+        ? undefined
+        : { status: "failed", reason: "401 for hf_0123456789 at https://me:pw@hub/x" },
+    );
+    const argv = ["bench", "model", "--", "--hf-token", "short"];
+    const redact = new Redactor({ HF_TOKEN: "hf_0123456789" }, argv);
+    const config = request({ caches: ["k4v4"] });
+    await runMatrix({ ...context, argv, redact }, config);
+    const text = readFileSync(config.output, "utf8");
+    expect(JSON.parse(text).argv).toEqual(["bench", "model", "--", "--hf-token", "***"]);
+    expect(JSON.parse(text).cells[1].reason).toBe("401 for *** at https://***@hub/x");
+    expect(text).not.toMatch(/0123456789|me:pw|short/);
+  });
+
+  it.each([
+    ["--max-model-len=128"],
+    ["--tensor_parallel_size", "2"],
+    ["-tp", "2"],
+    ["--api-key", "secret"],
+    ["--api_k=x"],
+  ])("refuses vLLM's %s, which has a name of its own", (...words) => {
+    expect(() => requireFreeArguments(words)).toThrow(/conflicts with what kivi bench sets itself/);
+    expect(() => requireFreeArguments(["--pipeline-parallel-size", "2"])).not.toThrow();
+  });
 
   describe("of several rounds", () => {
     const times = (prefillSeconds: number, totalSeconds: number) => ({

@@ -90,8 +90,8 @@ describe("the cells of a matrix with servers", () => {
     expect(bf16?.spec.suites).toEqual([]);
     const argv = [bf16, k4v4].map((cell) => {
       if (cell?.serving === undefined) throw new Error("no server");
-      const { venv, vllm, server } = cell.serving;
-      return serverCommand(venv, vllm, { ...server, host: "127.0.0.1", port: 1 }).join(" ");
+      const { venv, vllm, server, host } = cell.serving;
+      return serverCommand(venv, vllm, { ...server, host, port: 1 }).join(" ");
     });
     const shared =
       "--host 127.0.0.1 --port 1 --dtype bfloat16 --seed 0 --max-model-len 384 --max-num-seqs 16 --max-num-batched-tokens 512 " +

@@ -1,4 +1,13 @@
-import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
 import { describe, expect, it } from "vitest";
@@ -157,23 +166,49 @@ describe("uninstall by RECORD", () => {
     expect(treeOf(venv)).toEqual(before);
   });
 
-  it.each([["../../../../victim.txt"], ["/etc/hostname"]])(
-    "refuses a path outside the venv: %s",
-    async (path) => {
-      const venv = makeVenv();
-      await app.run(["install", venv]);
-      const record = join(sitePackages(venv), "vllm_kivi-0.1.0.dist-info", "RECORD");
-      writeFileSync(record, `${path},,\n${readFileSync(record, "utf8")}`);
-      const before = treeOf(venv);
-      const result = await app.run(["uninstall", venv, "--json"]);
-      expect(result.code).toBe(3);
-      expect(JSON.parse(result.stdout).error).toMatchObject({
-        code: "record-outside-venv",
-        message: expect.stringContaining(path),
-      });
-      expect(treeOf(venv)).toEqual(before);
-    },
-  );
+  it.each([
+    ["../../../../victim.txt"],
+    ["../../../pyvenv.cfg"],
+    ["vllm_kivi/../../../../../victim.txt"],
+    ["/etc/hostname"],
+    [".."],
+    ["linked/victim.txt"],
+  ])("refuses a path outside site-packages: %s", async (path) => {
+    const venv = makeVenv();
+    await app.run(["install", venv]);
+    const record = join(sitePackages(venv), "vllm_kivi-0.1.0.dist-info", "RECORD");
+    writeFileSync(record, `${path},,\n${readFileSync(record, "utf8")}`);
+    const elsewhere = join(venv, "..", "elsewhere");
+    mkdirSync(elsewhere);
+    const victims = [join(venv, "..", "victim.txt"), join(elsewhere, "victim.txt")];
+    for (const victim of victims) writeFileSync(victim, "");
+    symlinkSync(elsewhere, join(sitePackages(venv), "linked"));
+    const before = treeOf(venv);
+    const result = await app.run(["uninstall", venv, "--json"]);
+    expect(result.code).toBe(3);
+    expect(JSON.parse(result.stdout).error).toMatchObject({
+      code: "record-outside-venv",
+      message: expect.stringContaining(path),
+    });
+    expect(treeOf(venv)).toEqual(before);
+    expect(victims.every((victim) => existsSync(victim))).toBe(true);
+  });
+
+  it("follows no link: neither a file's nor that of a folder of caches", async () => {
+    const venv = makeVenv();
+    await app.run(["install", venv]);
+    const elsewhere = join(venv, "..", "elsewhere");
+    mkdirSync(elsewhere);
+    for (const name of ["precious.txt", "decode.py"]) writeFileSync(join(elsewhere, name), "");
+    const plugin = join(sitePackages(venv), "vllm_kivi");
+    rmSync(join(plugin, "__pycache__"), { recursive: true, force: true });
+    symlinkSync(elsewhere, join(plugin, "__pycache__"));
+    rmSync(join(plugin, "kernels", "decode.py"));
+    symlinkSync(join(elsewhere, "decode.py"), join(plugin, "kernels", "decode.py"));
+    expect(await app.run(["uninstall", venv, "--force"])).toMatchObject({ code: 0 });
+    expect(readdirSync(elsewhere).sort()).toEqual(["decode.py", "precious.txt"]);
+    expect(existsSync(join(plugin, "kernels"))).toBe(false);
+  });
 
   it("has nothing to do where the plugin is not installed", async () => {
     const result = await app.run(["uninstall", makeVenv(), "--json"]);

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type FileGate, fileGate } from "../../src/core/plugin/files.js";
@@ -15,7 +15,7 @@ const NEW: ProjectFile[] = [
 
 /** A site-packages with version 1 of the package, its caches, a file of the user's, and a neighbour. */
 function makeSite(): { site: string; old: string[] } {
-  const site = temporaryFolder();
+  const site = join(temporaryFolder(), "site");
   const old = [
     "vllm_kivi/__init__.py",
     "vllm_kivi/legacy/a.py",
@@ -117,6 +117,71 @@ describe("Transaction", () => {
       const expected = allowed === total - 1 ? treeOf(reference.site) : before;
       expect(treeOf(site)).toEqual(expected);
       expect(recover(fileGate, site)).toBe(false);
+    },
+  );
+
+  it.each([
+    ["a path that goes up", { moves: [{ from: "../victim", to: ".kivi-work/backup/0" }] }],
+    ["a path that goes up later", { moves: [{ from: "a", to: "vllm_kivi/../../victim" }] }],
+    ["an absolute path", { moves: [{ from: "/tmp/victim", to: ".kivi-work/backup/0" }] }],
+    ["site-packages itself", { moves: [{ from: ".", to: "a" }] }],
+    ["a folder above", { newFolders: [".."] }],
+    ["a path through a link", { moves: [{ from: "link/victim", to: ".kivi-work/backup/0" }] }],
+    ["a link for a folder", { newFolders: ["link"] }],
+    ["a link for an emptied folder", { emptiedFolders: [{ path: "link", mode: 0o755 }] }],
+    ["a mode that is none", { emptiedFolders: [{ path: "a", mode: -1 }] }],
+    ["another version", { version: 1 }],
+    ["more than it may", { run: "sh" }],
+    ["a byte that ends a path", { newFolders: ["a\0b"] }],
+  ])("refuses a journal with %s, and changes nothing", (_, part) => {
+    const { site } = makeSite();
+    const outside = temporaryFolder();
+    for (const path of [join(outside, "victim"), join(site, "..", "victim")]) writeFileSync(path, "precious");
+    symlinkSync(outside, join(site, "link"));
+    mkdirSync(join(site, ".kivi-work", "backup"), { recursive: true });
+    writeFileSync(join(site, ".kivi-work", "backup", "0"), "planted");
+    const journal = { version: 2, moves: [], newFolders: [], emptiedFolders: [], ...part };
+    writeFileSync(join(site, ".kivi-work", "journal.json"), JSON.stringify(journal));
+    const before = [treeOf(site), treeOf(outside)];
+    expect(() => recover(fileGate, site)).toThrow(expect.objectContaining({ code: "journal-refused" }));
+    expect([treeOf(site), treeOf(outside)]).toEqual(before);
+  });
+
+  it("refuses a path that becomes one through a link while a journal is taken back", () => {
+    const { site } = makeSite();
+    const outside = temporaryFolder();
+    mkdirSync(join(site, ".kivi-work", "backup"), { recursive: true });
+    symlinkSync(outside, join(site, ".kivi-work", "backup", "1"));
+    writeFileSync(join(site, ".kivi-work", "backup", "0"), "planted");
+    const moves = [
+      { from: "new/planted", to: ".kivi-work/backup/0" },
+      { from: "new", to: ".kivi-work/backup/1" },
+    ];
+    const journal = { version: 2, moves, newFolders: [], emptiedFolders: [] };
+    writeFileSync(join(site, ".kivi-work", "journal.json"), JSON.stringify(journal));
+    expect(() => recover(fileGate, site)).toThrow(expect.objectContaining({ code: "journal-refused" }));
+    expect(readdirSync(outside)).toEqual([]);
+  });
+
+  it.each(["folder", "file"])(
+    "refuses a journal whose %s is a link, and removes no more than a link",
+    (kind) => {
+      const { site } = makeSite();
+      const outside = temporaryFolder();
+      const journal = { version: 2, moves: [], newFolders: [], emptiedFolders: [] };
+      writeFileSync(join(outside, "journal.json"), JSON.stringify(journal));
+      const work = join(site, ".kivi-work");
+      if (kind === "folder") symlinkSync(outside, work);
+      else {
+        mkdirSync(work);
+        symlinkSync(join(outside, "journal.json"), join(work, "journal.json"));
+      }
+      expect(() => recover(fileGate, site)).toThrow(expect.objectContaining({ code: "journal-refused" }));
+      if (kind === "file") rmSync(join(work, "journal.json"));
+      else writeFileSync(join(outside, "done.json"), "{}");
+      expect(recover(fileGate, site)).toBe(false);
+      expect(existsSync(join(outside, "journal.json"))).toBe(true);
+      expect(existsSync(work)).toBe(false);
     },
   );
 

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { execa } from "execa";
@@ -77,6 +77,26 @@ async function serve(
   return run;
 }
 
+/** Where the system says that something listens on a port, by IPv4 and IPv6. */
+function addresses(port: number): string[] {
+  const end = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  return ["tcp", "tcp6"].flatMap((name) =>
+    readFileSync(`/proc/net/${name}`, "utf8")
+      .split("\n")
+      .map((line) => line.trim().split(/\s+/))
+      .filter(([, local, , state]) => local?.endsWith(end) && state === "0A")
+      .map(
+        ([, local = ""]) =>
+          local
+            .slice(0, -end.length)
+            .match(/../g)
+            ?.reverse()
+            .map((byte) => parseInt(byte, 16))
+            .join(".") ?? "",
+      ),
+  );
+}
+
 async function expectNothingLeft(run: Started, count: number): Promise<void> {
   expect(processes(run.pids)).toEqual({ count, running: [] });
   expect(await listening(run.port)).toBe(false);
@@ -88,6 +108,7 @@ describe("kivi serve", () => {
     await run.ready;
     expect((await fetch(`http://127.0.0.1:${run.port}/health`)).ok).toBe(true);
     expect(run.stdout()).toContain(`http://127.0.0.1:${run.port}/v1`);
+    expect(addresses(run.port)).toEqual(["127.0.0.1"]);
     expect(run.stdout()).toContain("6,165 bytes per token, bf16 23,040 (3.74x)");
     expect(run.stdout()).toContain("12,800, bf16 3,840 in the same memory, staging included (3.33x)");
     expect(run.stdout()).toContain("22.5 MiB for 8 sequences");
@@ -96,6 +117,51 @@ describe("kivi serve", () => {
     await expectNothingLeft(run, 1);
     const log = /log\s+(\/.*\.log)/.exec(run.stdout())?.[1] ?? "";
     expect(readFileSync(log, "utf8")).toContain("KIVI_REPORT");
+  });
+
+  it("hands secrets over out of sight: not in the list of processes, logs or what it prints", async () => {
+    const words = ["--api-key", "sk-0123456789", "--hf_token=hf_abcdefghij"];
+    const env = bareEnvironment(folder, { KIVI_CACHE_DIR: join(folder, "secrets") });
+    const run = await serve("tells", ["--verbose"], { words, env });
+    await run.ready;
+    const began = JSON.parse(readFileSync(`${run.pids}.json`, "utf8")) as Record<"argv" | "env", object>;
+    expect(began.env).toMatchObject({ VLLM_API_KEY: "sk-0123456789", HF_TOKEN: "hf_abcdefghij" });
+    const titles = [run.child.pid, ...processes(run.pids).running].map((pid) =>
+      readFileSync(`/proc/${pid}/cmdline`, "utf8"),
+    );
+    expect(titles).toHaveLength(2);
+    expect(titles[0]).toContain("--api-key '***' '--hf_token=***'");
+    run.child.kill("SIGTERM");
+    await run.ended;
+    const logs = readdirSync(join(folder, "secrets", "logs")).map((name) =>
+      readFileSync(join(folder, "secrets", "logs", name), "utf8"),
+    );
+    expect(logs).toHaveLength(2);
+    expect(logs.join("\n")).toContain("INFO non-default args: *** ***");
+    const seen = [...titles, ...logs, run.stdout(), run.stderr(), JSON.stringify(began.argv)].join("\n");
+    expect(seen).not.toMatch(/0123456789|abcdefghij/);
+  });
+
+  it("shows no secret in a dry run, and refuses those that it cannot hide", async () => {
+    const model = makeModel(folder, "good");
+    const port = String(await freePort("127.0.0.1"));
+    const words = ["serve", model, "--venv", venv, "--port", port, "--dry-run"];
+    const shown = await kivi([...words, "--json", "--", "--api-k", "key"], { home: folder });
+    expect(JSON.parse(shown.stdout)).toMatchObject({ env: { VLLM_API_KEY: "***" } });
+    expect(shown.stdout).not.toContain('"key"');
+    const text = await kivi([...words, "--", "--api-key", "key"], { home: folder });
+    expect(text).toMatchObject({ code: 0, stderr: expect.stringContaining("VLLM_API_KEY is set") });
+    expect(text.stdout).not.toContain("key");
+    for (const [code, ...refused] of [
+      ["several-secrets", "--api-key", "first-key", "second-key"],
+      ["secret-missing", "--api-key"],
+      ["secret-missing", "--api-key="],
+    ] as const) {
+      const { code: exit, stdout } = await kivi([...words, "--json", "--", ...refused], { home: folder });
+      expect(exit).toBe(2);
+      expect(JSON.parse(stdout).error.code).toBe(code);
+      expect(stdout).not.toMatch(/first-key|second-key/);
+    }
   });
 
   it("adds the caches of engines side by side", async () => {

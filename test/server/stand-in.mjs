@@ -54,6 +54,7 @@ const serve = () =>
       line(`(Worker pid=1) INFO 01-01 [report.py:1] KIVI_REPORT ${JSON.stringify({ ...REPORT, ...engine })}`);
   });
 
+if (behaviour === "tells") line(`INFO non-default args: ${process.env.VLLM_API_KEY} ${process.env.HF_TOKEN}`);
 log("INFO 01-01 00:00:00 [model.py:1] Resolved architecture: LlamaForCausalLM");
 if (behaviour === "fails") {
   line(

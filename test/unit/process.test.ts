@@ -3,13 +3,14 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { Interruption } from "../../src/shared/errors.js";
-import { type Command, execaRunner, runChecked, showCommand } from "../../src/shared/process.js";
+import { type Command, createRunner, runChecked, showCommand } from "../../src/shared/process.js";
 import { groupMembers } from "../../src/shared/process-group.js";
 import { temporaryFolder } from "../helpers/cli.js";
 
 const node = (script: string, ...args: string[]): Command => ({
   argv: [process.execPath, "-e", script, ...args],
 });
+const execaRunner = createRunner();
 const shell = (script: string): Command => ({ argv: ["sh", "-c", script] });
 
 /** A child that ignores TERM, with a grandchild that does too. */

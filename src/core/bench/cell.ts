@@ -45,6 +45,8 @@ const WORKER_ENVIRONMENT = {
   NO_COLOR: "1",
   // An engine imports vLLM three times: without compiled files each cell starts half a minute later.
   PYTHONDONTWRITEBYTECODE: undefined,
+  // Otherwise the server asks its load client for the key of the user's own one.
+  VLLM_API_KEY: undefined,
 };
 
 /** Runs one cell in a fresh process and engine. Whatever happens in it becomes the cell's result; only an abort rejects. */

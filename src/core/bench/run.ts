@@ -137,7 +137,7 @@ class Matrix implements PreparedMatrix {
       modelFingerprint: fingerprint,
       planned: [...new Set(cells.map((cell) => cell.cache))],
       suites: [...config.suites],
-      argv: [...ctx.argv],
+      argv: ctx.redact.words(ctx.argv),
       config: { ...config },
       cells: [],
       complete: false,
@@ -240,7 +240,7 @@ class Matrix implements PreparedMatrix {
     this.#result.cells = this.#result.planned.flatMap((cache) => this.#measured.get(cache) ?? []);
     this.#result.complete = complete;
     this.#result.updatedAt = new Date(this.ctx.clock.now()).toISOString();
-    await writeResult(this.config.output, this.#result);
+    await writeResult(this.config.output, this.ctx.redact.document(this.#result));
   }
 
   /** Says what went wrong at once; without the baseline there is nothing to compare the rest with. */

@@ -1,5 +1,6 @@
 /** Words for vLLM beside what a matrix sets itself: pipeline and data parallel, Ray, whatever else it knows. */
 import { usageError } from "../../shared/errors.js";
+import { secretFlag } from "../../shared/redact.js";
 
 /** What decides a figure, or how it is measured, has a name of its own here, so that results can be compared by it. */
 const OWN: Readonly<Record<string, string>> = {
@@ -27,6 +28,8 @@ const OWN: Readonly<Record<string, string>> = {
 
 /** vLLM takes `--load_format=x` for `--load-format x`. */
 function flagName(word: string): string {
+  const secret = secretFlag(word);
+  if (secret !== undefined) return secret;
   return word.startsWith("--") ? (word.split("=", 1)[0] ?? word).replaceAll("_", "-") : word;
 }
 

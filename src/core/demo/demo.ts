@@ -78,6 +78,8 @@ async function serveAndAsk(
     settings,
     logFile: defaultLogFile(context),
     timeoutMs: START_LIMIT_MS,
+    // A key of the user's own servers is not asked for here.
+    env: { VLLM_API_KEY: undefined },
   };
   const server = await context.progress.step("Start vLLM's server with a k4v4 cache", (step) =>
     startServer(context, request, step),

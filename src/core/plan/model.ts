@@ -36,6 +36,8 @@ export interface ModelShape {
   readonly raw: Readonly<Record<string, unknown>>;
 }
 
+const MOST_LAYERS = 10_000;
+
 type Raw = Record<string, unknown>;
 
 function refuse(where: string, why: string, hint?: string): never {
@@ -65,7 +67,7 @@ export function readModel(document: unknown, where: string): ModelShape {
       "Serve it with vLLM's own cache.",
     );
   }
-  const family = FAMILIES[modelType];
+  const family = Object.hasOwn(FAMILIES, modelType) ? FAMILIES[modelType] : undefined;
   if (family === undefined) {
     const known = Object.keys(FAMILIES);
     refuse(
@@ -88,7 +90,9 @@ export function readModel(document: unknown, where: string): ModelShape {
   const kvHeads = raw.num_key_value_heads == null ? heads : number("num_key_value_heads");
   if (heads % kvHeads !== 0) refuse(where, `${heads} heads do not divide into ${kvHeads} KV heads.`);
   const elementBytes = dtypeBytes(raw, where);
-  const layers = layerKinds(raw, family, number("num_hidden_layers"), elementBytes, where);
+  const layerCount = number("num_hidden_layers");
+  if (layerCount > MOST_LAYERS) refuse(where, `"num_hidden_layers" is ${layerCount}, which no model has.`);
+  const layers = layerKinds(raw, family, layerCount, elementBytes, where);
   const experts = readExperts(raw, layers.length);
   return {
     modelType,

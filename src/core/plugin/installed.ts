@@ -1,7 +1,8 @@
-import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync } from "node:fs";
-import { dirname, join, relative, resolve } from "node:path";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { environmentError, messageOf } from "../../shared/errors.js";
 import type { Venv } from "../venv/venv.js";
+import { confined, lookAt } from "./confine.js";
 import { DISTRIBUTION } from "./distribution.js";
 import { parseRecord, type RecordEntry, recordHash } from "./record.js";
 
@@ -30,35 +31,23 @@ function distInfoFolders(sitePackages: string): string[] {
   });
 }
 
-function isInside(path: string, folder: string): boolean {
-  const way = relative(folder, path);
-  return way !== "" && !way.startsWith("..") && !way.startsWith("/");
-}
-
-/** The real place of a file: links in the folders above it are followed, the file itself is not. */
-function realPlace(path: string): string {
-  let folder = dirname(path);
-  while (!existsSync(folder)) folder = dirname(folder);
-  return join(realpathSync(folder), relative(folder, path));
-}
-
 function checkedPath(venv: Venv, entry: RecordEntry, record: string): string {
-  const path = resolve(venv.sitePackages, entry.path);
-  if (!isInside(path, venv.path) || !isInside(realPlace(path), realpathSync(venv.path))) {
-    throw environmentError(
-      "record-outside-venv",
-      `${record} lists ${entry.path}, which is outside ${venv.path}; nothing was changed.`,
-      "RECORD was tampered with, or a folder of the plugin is a link. Look at it, then remove the plugin's files by hand.",
-    );
-  }
-  return path;
+  // The plugin is a package without scripts or data files: all of it is in site-packages.
+  const path = confined(entry.path, venv.sitePackages);
+  if (path !== undefined && lookAt(path)?.isDirectory() !== true) return path;
+  throw environmentError(
+    "record-outside-venv",
+    `${record} lists ${entry.path}, which is ${path === undefined ? `outside ${venv.sitePackages}` : "a folder"}; nothing was changed.`,
+    "RECORD was tampered with, or a folder of the plugin is a link. Look at it, then remove the plugin's files by hand.",
+  );
 }
 
 function stateOf(path: string, { hash, size }: RecordEntry): OwnedFile["state"] {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
+  const stat = lookAt(path);
   if (stat === undefined) return "missing";
+  if (!stat.isFile()) return "changed";
   if (hash === undefined) return "intact";
-  if (!stat.isFile() || (size !== undefined && stat.size !== size)) return "changed";
+  if (size !== undefined && stat.size !== size) return "changed";
   return recordHash(readFileSync(path), hash.split("=")[0]) === hash ? "intact" : "changed";
 }
 
@@ -68,7 +57,8 @@ function cachesUnder(files: readonly OwnedFile[]): string[] {
   const caches: string[] = [];
   for (const folder of folders) {
     const cache = join(folder, "__pycache__");
-    if (!existsSync(cache)) continue;
+    // Behind a link, and so not its own.
+    if (lookAt(cache)?.isDirectory() !== true) continue;
     for (const entry of readdirSync(cache, { withFileTypes: true, recursive: true })) {
       const path = join(entry.parentPath, entry.name);
       if (!entry.isDirectory() && !known.has(path)) caches.push(path);

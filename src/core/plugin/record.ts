@@ -28,6 +28,9 @@ function splitLine(line: string): string[] {
   return fields;
 }
 
+/** What installers write (PEP 376 asks for one of these at least as strong as sha256). */
+const HASH = /^sha(256|384|512)=/;
+
 /** Reads RECORD; lines that are not path, hash, size are a fault that the caller reports. */
 export function parseRecord(text: string): RecordEntry[] {
   return text
@@ -38,6 +41,7 @@ export function parseRecord(text: string): RecordEntry[] {
       if (!path || hash === undefined || size === undefined || more.length > 0 || !/^\d*$/.test(size)) {
         throw new Error(`unreadable line "${line}"`);
       }
+      if (hash !== "" && !HASH.test(hash)) throw new Error(`unknown kind of hash in "${line}"`);
       return { path, hash: hash === "" ? undefined : hash, size: size === "" ? undefined : Number(size) };
     });
 }

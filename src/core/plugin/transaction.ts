@@ -1,25 +1,11 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { internalError } from "../../shared/errors.js";
+import { lookAt } from "./confine.js";
 import { type FileGate, makeFolders } from "./files.js";
+import { folderOf, type Journal, placeOf, readJournal } from "./journal.js";
 import type { ProjectFile } from "./project.js";
 import { recordHash } from "./record.js";
-
-interface Move {
-  from: string;
-  to: string;
-}
-
-/** What is about to be done, on disk before the first move, so that any later run can take it back. */
-interface Journal {
-  version: 1;
-  /** Made in this order; taken back in the reverse one. */
-  moves: Move[];
-  /** Folders that the new files need and that are not there yet, outermost first. */
-  newFolders: string[];
-  /** Folders that the removal leaves empty, innermost first. */
-  emptiedFolders: { path: string; mode: number }[];
-}
 
 const WORK = ".kivi-work";
 const JOURNAL = "journal.json";
@@ -66,12 +52,13 @@ export class Transaction {
     const text = Buffer.from(JSON.stringify(journal));
     this.gate.write(join(this.#work, `${JOURNAL}.new`), text);
     this.gate.move(join(this.#work, `${JOURNAL}.new`), join(this.#work, JOURNAL));
-    for (const folder of journal.newFolders) if (!existsSync(folder)) this.gate.makeFolder(folder);
+    const at = (path: string): string => join(this.site, path);
+    for (const folder of journal.newFolders) if (!existsSync(at(folder))) this.gate.makeFolder(at(folder));
     for (const { from, to } of journal.moves) {
-      makeFolders(this.gate, dirname(to));
-      this.gate.move(from, to);
+      makeFolders(this.gate, dirname(at(to)));
+      this.gate.move(at(from), at(to));
     }
-    for (const { path } of journal.emptiedFolders) this.gate.removeEmptyFolder(path);
+    for (const { path } of journal.emptiedFolders) this.gate.removeEmptyFolder(at(path));
   }
 
   #plan(removed: readonly string[]): Journal {
@@ -88,7 +75,13 @@ export class Transaction {
     const newFolders = [...needed]
       .filter((folder) => !existsSync(folder))
       .sort((a, b) => a.length - b.length);
-    return { version: 1, moves, newFolders, emptiedFolders: this.#emptied(removed, needed) };
+    const named = (path: string): string => relative(this.site, path);
+    return {
+      version: 2,
+      moves: moves.map(({ from, to }) => ({ from: named(from), to: named(to) })),
+      newFolders: newFolders.map(named),
+      emptiedFolders: this.#emptied(removed, needed).map(({ path, mode }) => ({ path: named(path), mode })),
+    };
   }
 
   /** Folders between a file and site-packages, which itself stays. */
@@ -131,10 +124,15 @@ export class Transaction {
   }
 }
 
+/** Also a link that leads nowhere is there. */
+function isThere(path: string): boolean {
+  return lookAt(path) !== undefined;
+}
+
 /** What a killed transaction left: a change half done, or only files that were moved aside or staged. */
 export function inspectWork(site: string): { path: string; unfinished: boolean } | undefined {
   const path = join(site, WORK);
-  if (!existsSync(path)) return undefined;
+  if (!isThere(path)) return undefined;
   return { path, unfinished: existsSync(join(path, JOURNAL)) && !existsSync(join(path, DONE)) };
 }
 
@@ -145,9 +143,10 @@ export function inspectWork(site: string): { path: string; unfinished: boolean }
 export function recover(gate: FileGate, site: string): boolean {
   const work = join(site, WORK);
   const path = join(work, JOURNAL);
-  const undo = inspectWork(site)?.unfinished === true;
-  if (undo) takeBack(gate, JSON.parse(readFileSync(path, "utf8")) as Journal);
-  if (existsSync(work)) {
+  const found = inspectWork(site);
+  const undo = found?.unfinished === true;
+  if (undo) takeBack(gate, site, path, readJournal(work, JOURNAL, site));
+  if (found !== undefined) {
     // The journal goes first: without it, what remains of the work folder is only rubbish.
     if (undo) gate.removeFile(path);
     gate.removeTree(work);
@@ -155,14 +154,17 @@ export function recover(gate: FileGate, site: string): boolean {
   return undo;
 }
 
-function takeBack(gate: FileGate, journal: Journal): void {
+/** Each path is looked at once more when its turn comes: what was moved before may have made a link of its folder. */
+function takeBack(gate: FileGate, site: string, file: string, journal: Journal): void {
+  const place = (path: string): string => placeOf(path, site, file);
   for (const { path, mode } of [...journal.emptiedFolders].reverse()) {
-    if (!existsSync(path)) gate.makeFolder(path, mode);
+    if (!existsSync(place(path))) gate.makeFolder(place(path), mode);
   }
   for (const { from, to } of [...journal.moves].reverse()) {
-    if (!existsSync(from) && existsSync(to)) gate.move(to, from);
+    if (!isThere(place(from)) && isThere(place(to))) gate.move(place(to), place(from));
   }
-  for (const folder of [...journal.newFolders].reverse()) {
+  for (const path of [...journal.newFolders].reverse()) {
+    const folder = folderOf(path, site, file);
     if (!existsSync(folder)) continue;
     const cache = join(folder, "__pycache__");
     if (existsSync(cache)) gate.removeTree(cache);

@@ -25,6 +25,8 @@ interface Rule {
 }
 
 const LONGEST_REASON = 300;
+/** The patterns take time by the square of a line, and some logs have lines of megabytes. */
+const LONGEST_LINE = 4000;
 
 /** Without what pydantic adds to a message, and no longer than a person reads. */
 function tidy(text: string): string {
@@ -150,7 +152,7 @@ export class FailureWatch {
   #last = "";
 
   see(line: string): void {
-    const text = line.replace(PREFIX, "").trimEnd();
+    const text = line.slice(0, LONGEST_LINE).replace(PREFIX, "").trimEnd();
     if (text.trim() !== "") this.#last = text.trim();
     for (const rule of RULES) {
       if (this.#matches.has(rule)) continue;
