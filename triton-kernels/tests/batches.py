@@ -57,6 +57,7 @@ class Step:
         rows: a row of no tokens is padding.
         heads, ratio: KV heads, and query heads of each.
         drafts: tokens that the rings can hold beyond groups and windows.
+        spoil: changes what the model gives (``raw_key`` and so on) before anything is made of it.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Step:
         block_size: int = 128,
         drafts: int = 0,
         seed: int = 0,
+        spoil: Callable[[Step], object] | None = None,
     ) -> None:
         self.config, self.rows, self.dtype, self.block_size = config, rows, dtype, block_size
         self.layout = config.layout(head_size, block_size)
@@ -81,6 +83,8 @@ class Step:
         self.raw_key = [tokens_of((n, heads, head_size), dtype, generator) for n in lengths]
         self.raw_value = [tokens_of((n, heads, head_size), dtype, generator) for n in lengths]
         self.raw_query = [tokens_of((row.count, heads * ratio, head_size), dtype, generator) for row in rows]
+        if spoil is not None:
+            spoil(self)
         self.key, self.value = ([self._staged(x) for x in raw] for raw in (self.raw_key, self.raw_value))
 
         most = max(-(-n // block_size) for n in lengths)
@@ -101,7 +105,7 @@ class Step:
 
     def _staged(self, x: torch.Tensor) -> torch.Tensor:
         """Keys or values as the cache takes them; in the model's dtype, which holds them exactly."""
-        return reference.stage(reference.rotate(x.float()) if self.config.rotation else x).to(self.dtype)
+        return reference.stage(reference.prepare(x.float(), self.config.rotation)).to(self.dtype)
 
     def _slots_of(self, row: int, first: int, last: int) -> torch.Tensor:
         position = torch.arange(first, last)

@@ -12,7 +12,7 @@ from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
 from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.cache.staging import Ring, ring_dtype
 from vllm_kivi.compat.facts import draft_tokens
-from vllm_kivi.reference import rotate
+from vllm_kivi.reference import prepare, rotate
 
 
 class KiviCpuImpl(KiviImpl[KiviMetadata]):
@@ -52,9 +52,8 @@ class KiviCpuImpl(KiviImpl[KiviMetadata]):
         assert self.ring is not None
         assert self._kernels is not None
         n = meta.num_tokens
-        query, key, value = query[:n], key[:n], value[:n]
-        if self.config.rotation:
-            query, key, value = rotate(query.float()), rotate(key), rotate(value)
+        query = rotate(query[:n].float()) if self.config.rotation else query[:n]
+        key, value = prepare(torch.stack([key[:n], value[:n]]), self.config.rotation)
         result = torch.empty(n, self.num_heads, self.head_size, dtype=torch.float32)
 
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
