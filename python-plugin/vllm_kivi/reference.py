@@ -114,12 +114,19 @@ def stage_codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes.flatten(-2).to(torch.int8), exponent.to(torch.uint8)
 
 
+def unstage(tokens: torch.Tensor) -> torch.Tensor:
+    """Float32 [..., D] of a ring's tokens on a GPU, uint8 [..., staged bytes]."""
+    d = tokens.shape[-1] * STAGING_BLOCK // (STAGING_BLOCK + 1)
+    unit = (tokens[..., d:].to(torch.int32) << 23).view(torch.float32)
+    codes = tokens[..., :d].contiguous().view(torch.int8).unflatten(-1, (-1, STAGING_BLOCK))
+    values: torch.Tensor = (codes * unit[..., None]).flatten(-2)
+    return values
+
+
 def stage(x: torch.Tensor) -> torch.Tensor:
     """x [..., D] as a ring on a GPU gives it back, float32; staging it again changes nothing."""
     codes, exponent = stage_codes(x)
-    unit = (exponent.to(torch.int32) << 23).view(torch.float32)
-    staged: torch.Tensor = codes.unflatten(-1, (-1, STAGING_BLOCK)) * unit[..., None]
-    return staged.flatten(-2)
+    return unstage(torch.cat([codes.view(torch.uint8), exponent], -1))
 
 
 # --- quantization -----------------------------------------------------------------------------------------------------

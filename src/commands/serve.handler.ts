@@ -25,6 +25,7 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   const vllm = requireVllm(venv);
   const settings: ServerSettings = {
     ...input,
+    audit: input.kiviAudit,
     cacheDtype: cacheDtype(input.preset),
     model: resolveModel(context, input.model),
     vllmArgs: withoutCompiler(context, vllm, input.rest),

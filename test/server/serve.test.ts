@@ -225,6 +225,7 @@ describe("kivi serve refuses", () => {
     [["good", "--", "--uds", "x"], "unsupported-argument"],
     [["good", "--preset", "k4v3"], "invalid-value"],
     [["good", "--port", "70000"], "invalid-value"],
+    [["good", "--kivi-audit", "1.5"], "invalid-value"],
     [["good", "--key-group", "NaN"], "invalid-value"],
     [["good", "--key-group", "48"], "invalid-value"],
     [["good", "--value-group", "12"], "invalid-value"],
@@ -278,12 +279,14 @@ describe("kivi serve --dry-run", () => {
       "0",
       "--no-rotation",
       "--clipping",
+      "--kivi-audit",
+      "0.25",
     ];
     const port = await freePort("127.0.0.1");
     const own = ["--venv", venv, "--port", String(port), "--preset", "k4v2", ...settings, "--dry-run"];
     const words = ["--", "--additional-config", '{"a":1}', "--tensor-parallel-size", "2", "-dp=2"];
     const config =
-      '{"a":1,"kivi":{"key_group":64,"key_window":32,"value_residual":16,"value_window":0,"rotation":false,"clipping":true}}';
+      '{"a":1,"kivi":{"key_group":64,"key_window":32,"value_residual":16,"value_window":0,"rotation":false,"clipping":true,"audit":0.25}}';
     expect(await dryRun([model, ...own, ...words])).toBe(
       `${venv}/bin/vllm serve ${model} --kv-cache-dtype kivi_k4v2 --host 127.0.0.1 --port ${port} --tensor-parallel-size 2 -dp=2 --additional-config '${config}'`,
     );

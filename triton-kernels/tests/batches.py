@@ -19,7 +19,7 @@ from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
 from vllm_kivi.kernels.staging import stage_newest
-from vllm_kivi.layout import STAGING_BLOCK, staged_bytes
+from vllm_kivi.layout import staged_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -236,11 +236,6 @@ class Step:
         want = self.expected_output()
         return ((self.out.cpu() - want).norm() / want.norm()).item()
 
-    def _unstaged(self, token: torch.Tensor) -> torch.Tensor:
-        d = self.layout.head_size
-        unit = torch.exp2(token[:, d:].float() - 127).repeat_interleave(STAGING_BLOCK, 1)
-        return token[:, :d].view(torch.int8).float() * unit
-
     def wrong_bytes(self) -> int:
         """Bytes of the pages that differ from the reference's."""
         return int((self.pages.cpu() != self.expected_pages()).sum())
@@ -256,6 +251,6 @@ class Step:
             rough = reference.rough_values(end, self.config.value_residual, self.config.value_window, row.readable_from)
             for ring, source, first in ((self.rings[0], self.key, closed), (self.rings[1], self.value, rough)):
                 for position in range(first, end):
-                    got = self._unstaged(ring[self.slots[r], :, position % ring.shape[2]].cpu())
+                    got = reference.unstage(ring[self.slots[r], :, position % ring.shape[2]].cpu())
                     worst = max(worst, (got - source[r][position].float()).abs().max().item())
         return worst

@@ -1,4 +1,6 @@
 import { randomUUID } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { childError, KiviError } from "../../shared/errors.js";
@@ -60,6 +62,9 @@ export function defaultLogFile(context: Context): string {
   return join(context.paths.logDir, `serve-${stamp}-${process.pid}.log`);
 }
 
+/** Where the plugin's workers leave what `/metrics` shows of an audit; made here, so that it goes whatever dies. */
+const METRICS = { variable: "VLLM_KIVI_METRICS_DIR", prefix: "vllm-kivi-metrics-" };
+
 /** The child itself, not its pipes: a grandchild may hold those open long after it. */
 function leaderAlive(pid: number): boolean {
   try {
@@ -91,6 +96,7 @@ class ServerProcess {
   readonly #reports: RankReport[] = [];
   readonly #sampler: NodeJS.Timeout;
   readonly #startedAt: number;
+  readonly #metrics: string | undefined;
   #stopping: Promise<void> | undefined;
 
   constructor(context: Context, request: StartRequest, step: Step) {
@@ -101,6 +107,7 @@ class ServerProcess {
     this.#startedAt = context.clock.now();
     const tag = randomUUID();
     step.update(FIRST_PHASE);
+    this.#metrics = settings.audit ? mkdtempSync(join(tmpdir(), METRICS.prefix)) : undefined;
     this.#child = context.runner.start(
       { argv: serverCommand(venv, vllm, settings) },
       {
@@ -109,6 +116,7 @@ class ServerProcess {
         env: {
           ...serverEnvironment(context.env),
           ...env,
+          [METRICS.variable]: this.#metrics,
           [TAG]: tag,
         },
         onLine: (_, line) => this.#see(line, step),
@@ -264,6 +272,7 @@ class ServerProcess {
     const { left } = await this.#child.stop({ graceMs: GRACE_MS });
     const escaped = await this.#descendants.stop(ESCAPED_GRACE_MS);
     clearInterval(this.#sampler);
+    if (this.#metrics !== undefined) rmSync(this.#metrics, { recursive: true, force: true });
     const processes = [...new Set([...left, ...escaped])];
     if (processes.length > 0) {
       throw childError(
