@@ -1,6 +1,7 @@
 import { resolve } from "node:path";
 import { cacheDtype } from "../core/plugin/presets.js";
 import {
+  checkPlace,
   checkPlugin,
   checkPort,
   defaultLogFile,
@@ -32,6 +33,7 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   };
   const argv = serverCommand(venv, vllm, settings);
   checkPlugin(context, venv);
+  checkPlace(venv, vllm);
   await checkPort(settings.host, settings.port);
   if (input.dryRun || input.print) return dryRun(context, argv);
   const logFile = input.logFile === undefined ? defaultLogFile(context) : resolve(context.cwd, input.logFile);

@@ -19,11 +19,14 @@ export interface RealServer {
   readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
-/** Starts `kivi serve` on a tiny model with dummy weights and real vLLM, and waits until it says that it is ready. */
-export async function serveTiny(
-  home: string,
-  options: { flags?: string[]; words?: string[]; env?: Record<string, string> } = {},
-): Promise<RealServer> {
+interface Options {
+  readonly flags?: string[];
+  readonly words?: string[];
+  readonly env?: Record<string, string>;
+}
+
+/** Starts `kivi serve` on a tiny model with dummy weights and real vLLM. */
+export async function startTiny(home: string, options: Options = {}): Promise<RealServer> {
   const port = await freePort("127.0.0.1");
   const model = writeTinyModel(join(home, "model"));
   const child = spawn(
@@ -50,20 +53,8 @@ export async function serveTiny(
   );
   let stdout = "";
   let stderr = "";
-  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) =>
-    child.on("close", (code, signal) => resolve({ code, signal })),
-  );
-  const ready = new Promise<void>((resolve) =>
-    child.stdout.on("data", (chunk) => {
-      stdout += chunk;
-      if (stdout.includes("Ready after")) resolve();
-    }),
-  );
+  child.stdout.on("data", (chunk) => (stdout += chunk));
   child.stderr.on("data", (chunk) => (stderr += chunk));
-  await Promise.race([
-    ready,
-    ended.then(() => Promise.reject(new Error(`The server did not get ready:\n${stderr}`))),
-  ]);
   return {
     child,
     port,
@@ -71,8 +62,23 @@ export async function serveTiny(
     stdout: () => stdout,
     stderr: () => stderr,
     family: () => below(child.pid as number, processes()),
-    ended,
+    ended: new Promise((resolve) => child.on("close", (code, signal) => resolve({ code, signal }))),
   };
+}
+
+/** The same, once it says that it is ready. */
+export async function serveTiny(home: string, options: Options = {}): Promise<RealServer> {
+  const server = await startTiny(home, options);
+  const ready = new Promise<void>((resolve) =>
+    server.child.stdout?.on("data", () => {
+      if (server.stdout().includes("Ready after")) resolve();
+    }),
+  );
+  await Promise.race([
+    ready,
+    server.ended.then(() => Promise.reject(new Error(`The server did not get ready:\n${server.stderr()}`))),
+  ]);
+  return server;
 }
 
 /** An answer to a prompt of so many words; the model has no end of text. */

@@ -1,5 +1,6 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { execa } from "execa";
@@ -9,6 +10,7 @@ import { freePort } from "../../src/core/server/index.js";
 import { bareEnvironment, kivi, repository, temporaryFolder } from "../helpers/cli.js";
 import { listening, makeModel, makeVenv, processes } from "./helpers.js";
 
+const PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))";
 const folder = temporaryFolder();
 const venv = join(folder, "venv");
 
@@ -207,6 +209,56 @@ describe("kivi serve refuses", () => {
     expect(await json([model(), "--venv", old])).toMatchObject({
       code: 3,
       error: { code: "vllm-unsupported" },
+    });
+  });
+
+  it("a plugin whose files are not those that were installed", async () => {
+    const damaged = makeVenv(join(folder, "damaged"));
+    const site = execFileSync(join(damaged, "bin", "python"), ["-c", PURELIB], { encoding: "utf8" }).trim();
+    const file = join(site, "vllm_kivi.py");
+    const hash = createHash("sha256").update("sound\n").digest("base64url");
+    const record = join(site, "vllm_kivi-0.1.0.dist-info", "RECORD");
+    writeFileSync(record, `${readFileSync(record, "utf8")}vllm_kivi.py,sha256=${hash},6\n`);
+    const start = () => json([model(), "--venv", damaged, "--dry-run"]);
+    writeFileSync(file, "sound\n");
+    expect(await start()).toMatchObject({ code: 0 });
+    writeFileSync(file, "wrong\n");
+    expect(await start()).toMatchObject({
+      code: 3,
+      error: {
+        code: "plugin-damaged",
+        message: expect.stringContaining(`${file} (changed)`),
+        hint: expect.stringContaining(`kivi install ${damaged} --force`),
+      },
+    });
+    rmSync(file);
+    expect((await start()).error).toMatchObject({ code: "plugin-damaged", hint: `kivi install ${damaged}` });
+  });
+
+  it("an environment that was moved, and one whose Python was replaced", async () => {
+    const made = makeVenv(join(folder, "made"));
+    rmSync(join(made, "bin", "vllm"));
+    writeFileSync(join(made, "bin", "vllm"), `#!${made}/bin/python3\n`, { mode: 0o755 });
+    const moved = join(folder, "moved");
+    renameSync(made, moved);
+    expect(await json([model(), "--venv", moved])).toMatchObject({
+      code: 3,
+      error: {
+        code: "venv-moved",
+        message: expect.stringContaining(`made in ${made}`),
+        hint: expect.stringContaining("Move it back"),
+      },
+    });
+    const [version = ""] = readdirSync(join(moved, "lib"));
+    renameSync(join(moved, "lib", version), join(moved, "lib", "python3.5"));
+    const replaced = await json([model(), "--venv", moved]);
+    expect(replaced).toMatchObject({ code: 3, error: { code: "python-upgraded" } });
+    expect(replaced.error.message).toContain(join(moved, "lib", "python3.5"));
+    expect(replaced.error.hint).toContain(`rm -r ${moved} && kivi install --create ${moved}`);
+    const doctor = await kivi(["doctor", moved], { home: folder });
+    expect({ code: doctor.code, out: doctor.stdout }).toMatchObject({
+      code: 1,
+      out: expect.stringContaining("python3.5"),
     });
   });
 
