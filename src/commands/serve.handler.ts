@@ -46,7 +46,8 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   return server.wait();
 }
 
-/** The command line that a start would run. The mark by which kivi finds a server's processes again is of one start. */
+/** The command line that a start would run. What is of one start alone is left out: the mark
+ * by which kivi finds a server's processes again, and the folder of its sockets. */
 function dryRun({ env, out }: Context, argv: readonly string[]): Outcome {
   const changes = Object.entries(serverEnvironment(env));
   const set = changes.filter(([, value]) => value !== undefined);

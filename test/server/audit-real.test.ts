@@ -26,7 +26,8 @@ async function metrics(url: string): Promise<Map<string, number>> {
   );
 }
 
-const metricsFolders = () => readdirSync(tmpdir()).filter((name) => name.startsWith("vllm-kivi-metrics-"));
+const metricsFolders = () =>
+  readdirSync(tmpdir()).filter((name) => /^(vllm-kivi-metrics|kivi-serve)-/.test(name));
 
 describe.skipIf(realVenv === undefined)("kivi serve --kivi-audit, with real vLLM (KIVI_TEST_VENV)", () => {
   it("shows small errors on /metrics, and a large one once pages have changed", async () => {

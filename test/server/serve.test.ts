@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { execa } from "execa";
@@ -98,6 +98,16 @@ describe("kivi serve", () => {
     await expectNothingLeft(run, 1);
     const log = /log\s+(\/.*\.log)/.exec(run.stdout())?.[1] ?? "";
     expect(readFileSync(log, "utf8")).toContain("KIVI_REPORT");
+  });
+
+  it("goes on where its log cannot be written, and says so", async () => {
+    const run = await serve("good", ["--log-file", "/dev/full"]);
+    await run.ready;
+    expect((await fetch(`http://127.0.0.1:${run.port}/health`)).ok).toBe(true);
+    run.child.kill("SIGTERM");
+    expect((await run.ended).code).toBe(143);
+    expect(run.stderr().match(/goes on without its log: ENOSPC/g)).toHaveLength(1);
+    await expectNothingLeft(run, 1);
   });
 
   it("adds the caches of engines side by side", async () => {
@@ -371,8 +381,10 @@ describe("kivi serve --dry-run", () => {
       .parse(JSON.parse(await dryRun(again("--dry-run", "--json"))));
     expect(shown.argv).toEqual(began.argv);
     const kept = Object.entries(environment).filter(([name]) => !shown.unset.includes(name));
-    const { KIVI_SERVER_ID: mark, ...env } = began.env;
+    const { KIVI_SERVER_ID: mark, VLLM_RPC_BASE_PATH: sockets, ...env } = began.env;
     expect(mark).toMatch(/^[\da-f-]{36}$/);
+    expect(sockets).toContain("kivi-serve-");
+    expect(existsSync(sockets as string)).toBe(false);
     expect(env).toEqual({ ...Object.fromEntries(kept), ...shown.env });
 
     const text = await dryRun(again("--dry-run"));

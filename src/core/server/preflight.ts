@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { environmentError, usageError } from "../../shared/errors.js";
 import { damageOf, findInstalled } from "../plugin/index.js";
+import { isHalfDone } from "../plugin/leftovers.js";
 import { requireAllowed } from "../plugin/verify.js";
 import type { InstalledVllm, Venv } from "../venv/index.js";
 import { findOnPath } from "../venv/python.js";
@@ -11,6 +12,13 @@ import { relocatedFrom } from "../venv/relocated.js";
 /** The plugin is installed, its files are those that were installed, and vLLM is not told to leave it out. */
 export function checkPlugin(context: Context, venv: Venv): void {
   requireAllowed(context.env);
+  if (isHalfDone(venv)) {
+    throw environmentError(
+      "plugin-half-changed",
+      `An install or uninstall of the KIVI plugin in ${venv.path} is not finished, or was killed half-way.`,
+      `Once no other kivi works there: kivi doctor ${venv.path} --fix`,
+    );
+  }
   const plugin = findInstalled(venv);
   if (plugin === undefined) {
     throw environmentError(

@@ -15,6 +15,7 @@ import { FIRST_PHASE, PhaseTracker } from "./phases.js";
 import { baseUrl, isFree } from "./port.js";
 import { type CacheReport, combineReports, parseReport, type RankReport } from "./report.js";
 import { type ServerSettings, serverCommand } from "./settings.js";
+import { removeSharedMemory, sharedMemoryOf } from "./shared-memory.js";
 
 export interface StartRequest {
   readonly venv: Venv;
@@ -62,8 +63,8 @@ export function defaultLogFile(context: Context): string {
   return join(context.paths.logDir, `serve-${stamp}-${process.pid}.log`);
 }
 
-/** Where the plugin's workers leave what `/metrics` shows of an audit; made here, so that it goes whatever dies. */
-const METRICS = { variable: "VLLM_KIVI_METRICS_DIR", prefix: "vllm-kivi-metrics-" };
+/** A socket's path may have 107 characters, and vLLM's sockets have names of 36. */
+const LONGEST_SOCKET_FOLDER = 70;
 
 /** The child itself, not its pipes: a grandchild may hold those open long after it. */
 function leaderAlive(pid: number): boolean {
@@ -95,8 +96,10 @@ class ServerProcess {
   readonly #failures = new FailureWatch();
   readonly #reports: RankReport[] = [];
   readonly #sampler: NodeJS.Timeout;
+  readonly #segments = new Set<string>();
   readonly #startedAt: number;
-  readonly #metrics: string | undefined;
+  /** For vLLM's sockets and the audit's figures: made and removed here, so that it goes whoever is killed. */
+  readonly #scratch = mkdtempSync(join(tmpdir(), "kivi-serve-"));
   #stopping: Promise<void> | undefined;
 
   constructor(context: Context, request: StartRequest, step: Step) {
@@ -107,16 +110,17 @@ class ServerProcess {
     this.#startedAt = context.clock.now();
     const tag = randomUUID();
     step.update(FIRST_PHASE);
-    this.#metrics = settings.audit ? mkdtempSync(join(tmpdir(), METRICS.prefix)) : undefined;
     this.#child = context.runner.start(
       { argv: serverCommand(venv, vllm, settings) },
       {
         cwd: context.cwd,
         logFile,
+        onLogError: (error) => context.out.warn(`The server goes on without its log: ${error.message}`),
         env: {
           ...serverEnvironment(context.env),
           ...env,
-          [METRICS.variable]: this.#metrics,
+          ...(this.#scratch.length > LONGEST_SOCKET_FOLDER ? {} : { VLLM_RPC_BASE_PATH: this.#scratch }),
+          ...(settings.audit ? { VLLM_KIVI_METRICS_DIR: this.#scratch } : {}),
           [TAG]: tag,
         },
         onLine: (_, line) => this.#see(line, step),
@@ -141,11 +145,17 @@ class ServerProcess {
   /** Resolves once the server answers, with KIVI on if asked for; otherwise stops it and throws what is wrong. */
   async ready(): Promise<{ report: CacheReport | undefined; startMs: number }> {
     try {
-      return await this.#ready();
+      const ready = await this.#ready();
+      this.#noteSharedMemory();
+      return ready;
     } catch (error) {
       await this.stop();
       throw error;
     }
+  }
+
+  #noteSharedMemory(): void {
+    for (const path of sharedMemoryOf(this.#descendants.sample())) this.#segments.add(path);
   }
 
   async #ready(): Promise<{ report: CacheReport | undefined; startMs: number }> {
@@ -268,11 +278,11 @@ class ServerProcess {
 
   async #stop(): Promise<void> {
     // While the family still stands: who was started by whom is lost once the parents are gone.
-    this.#descendants.sample();
+    this.#noteSharedMemory();
     const { left } = await this.#child.stop({ graceMs: GRACE_MS });
     const escaped = await this.#descendants.stop(ESCAPED_GRACE_MS);
     clearInterval(this.#sampler);
-    if (this.#metrics !== undefined) rmSync(this.#metrics, { recursive: true, force: true });
+    rmSync(this.#scratch, { recursive: true, force: true });
     const processes = [...new Set([...left, ...escaped])];
     if (processes.length > 0) {
       throw childError(
@@ -281,6 +291,7 @@ class ServerProcess {
         `kill -9 ${processes.join(" ")}`,
       );
     }
+    removeSharedMemory(this.#segments);
     const { host, port } = this.#request.settings;
     if (!(await isFree(host, port).catch(() => true))) {
       this.#context.out.warn(
