@@ -13,8 +13,8 @@ function listed(name) {
 /** What TypeScript makes of the sources. */
 function compiled() {
   const src = join(root, "src");
-  const sources = readdirSync(src, { recursive: true, withFileTypes: true }).filter((entry) =>
-    entry.isFile() && !entry.name.endsWith(".d.ts"),
+  const sources = readdirSync(src, { recursive: true, withFileTypes: true }).filter(
+    (entry) => entry.isFile() && !entry.name.endsWith(".d.ts"),
   );
   const stems = sources.map((entry) =>
     relative(src, join(entry.parentPath, entry.name)).replace(/\.ts$/, ""),

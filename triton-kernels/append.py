@@ -25,7 +25,7 @@ from vllm_kivi.kernels.quantize import (
     store_values,
     value_span,
 )
-from vllm_kivi.kernels.staging import load_staged, load_staged_columns, write_staged
+from vllm_kivi.kernels.staging import admit, load_staged, load_staged_columns, write_staged
 from vllm_kivi.layout import CacheLayout
 
 _HEADS = 2
@@ -57,12 +57,16 @@ def rows_that_close_whole_heads(layout: CacheLayout, heads: int, clipping: bool,
 
 
 @triton.jit
-def _load_rotated(at, live, D: tl.constexpr, ROTATE: tl.constexpr):
-    """Float32 [ROWS, D padded] of the rows at pointers [ROWS], zeros where not live; and the mask of what exists."""
+def _load_rotated(at, live, D: tl.constexpr, ROTATE: tl.constexpr, ADMIT: tl.constexpr):
+    """Float32 [ROWS, D padded] of the rows at pointers [ROWS], zeros where not live; and the mask of what exists.
+
+    ADMIT: whether they are keys or values."""
     COLUMNS: tl.constexpr = triton.next_power_of_2(D)
     c = tl.arange(0, COLUMNS)
     mask = live[:, None] & (c < D)[None, :]
     values = tl.load(at[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    if ADMIT:
+        values = admit(values)
     if ROTATE:
         values = rotate(values, at.shape[0], COLUMNS, D)
     return values, mask, c
@@ -72,7 +76,7 @@ def _load_rotated(at, live, D: tl.constexpr, ROTATE: tl.constexpr):
 def _stage_row(to, at, D: tl.constexpr, ROTATE: tl.constexpr):
     """Stage one row into a ring's token."""
     one = tl.arange(0, 1)
-    x, _, _ = _load_rotated(at + one, one == 0, D, ROTATE)
+    x, _, _ = _load_rotated(at + one, one == 0, D, ROTATE, True)
     write_staged(to + one, x, one == 0, D)
 
 
@@ -210,7 +214,7 @@ def _append_kernel(
             ring = ring_key + slot * stride_key_slot + h * key_tokens * STAGED
             for i in range(count):
                 at = key + (start + i).to(tl.int64) * stride_key_token + h * stride_key_head
-                fresh, _, _ = _load_rotated(at, h < heads, D, ROTATE)
+                fresh, _, _ = _load_rotated(at, h < heads, D, ROTATE, True)
                 write_staged(ring + (before + i) % key_tokens * STAGED, fresh, h < heads, D)
         elif tile < 2 * tiles:
             g = (tile - tiles).to(tl.int64) * HEADS + tl.arange(0, HEADS)
@@ -218,7 +222,7 @@ def _append_kernel(
             for i in range(count):
                 token = (start + i).to(tl.int64)
                 vector, _, _ = _load_rotated(
-                    value + token * stride_value_token + g * stride_value_head, g < heads, D, ROTATE
+                    value + token * stride_value_token + g * stride_value_head, g < heads, D, ROTATE, True
                 )
                 staged = to + (before + i) % value_tokens * STAGED
                 write_staged(staged, vector, g < heads, D)
@@ -232,7 +236,7 @@ def _append_kernel(
             for i in range(count):
                 token = (start + i).to(tl.int64)
                 turned, mask, c = _load_rotated(
-                    query + token * stride_query_token + r * stride_query_head, asked, D, ROTATE
+                    query + token * stride_query_token + r * stride_query_head, asked, D, ROTATE, False
                 )
                 at = rotated_query + (token * heads * RATIO + r[:, None]) * D + c[None, :]
                 tl.store(at, turned.to(rotated_query.dtype.element_ty), mask=mask)

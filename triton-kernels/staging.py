@@ -12,8 +12,10 @@ import triton.language as tl
 
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, rotate
 from vllm_kivi.layout import STAGING_BLOCK
+from vllm_kivi.reference import LARGEST
 
 _BLOCK = tl.constexpr(STAGING_BLOCK)
+_LARGEST = tl.constexpr(LARGEST)
 
 _ROWS = 16
 """Heads that one program prepares."""
@@ -23,13 +25,19 @@ _STAGED = 32
 
 
 @triton.jit
+def admit(x):
+    """Keys or values, f32, as the cache takes them; ``reference.admit``."""
+    return tl.minimum(tl.maximum(tl.where(x == x, x, 0.0), -_LARGEST), _LARGEST)
+
+
+@triton.jit
 def stage_codes(x):
-    """Codes int32 [ROWS, COLUMNS] of x, f32, and exponents int32 [ROWS, COLUMNS / 8], biased as a float32's are."""
+    """Codes int32 [ROWS, COLUMNS] of finite x, f32, and exponents int32 [ROWS, COLUMNS / 8], biased as in a float32."""
     ROWS: tl.constexpr = x.shape[0]
     BLOCKS: tl.constexpr = x.shape[1] // _BLOCK
     blocks = tl.reshape(x, [ROWS, BLOCKS, _BLOCK])
     high = tl.max(tl.abs(blocks), 2)
-    exponent = tl.maximum((high.to(tl.int32, bitcast=True) >> 23) - 6, 1)
+    exponent = tl.minimum(tl.maximum((high.to(tl.int32, bitcast=True) >> 23) - 6, 1), 127 + 8)  # _LARGEST
     codes = tl.floor(blocks * ((254 - exponent) << 23).to(tl.float32, bitcast=True)[:, :, None] + 0.5)
     codes = tl.minimum(tl.maximum(codes, -127.0), 127.0).to(tl.int32)
     return tl.reshape(codes, x.shape), exponent
@@ -125,6 +133,8 @@ def _prepare_kernel(
     else:
         at, out = second + token * stride_second_token + head * stride_second_head, second_out
     values = tl.load(at + c, mask=mask, other=0.0).to(tl.float32)
+    if STAGE:
+        values = admit(values)
     if ROTATE:
         values = rotate(values, ROWS, COLUMNS, HEAD_SIZE)
     if STAGE:
@@ -168,7 +178,8 @@ def rotate_heads(out: torch.Tensor, x: torch.Tensor) -> None:
 def stage_heads(
     out: tuple[torch.Tensor, torch.Tensor], fresh: tuple[torch.Tensor, torch.Tensor], rotation: bool
 ) -> None:
-    """Round keys and values to what rings hold, rotated before if the format rotates; else as :func:`rotate_heads`.
+    """Admit keys and values and round them to what rings hold, rotated before if the format rotates; else as
+    :func:`rotate_heads`.
 
     Args:
         out, fresh: keys and values; those of ``out`` of equal strides.

@@ -13,6 +13,9 @@ DTYPE_PREFIX = "kivi_"
 SETTINGS_KEY = "kivi"
 """Key of our settings in vLLM's ``--additional-config``."""
 
+AUDIT = "audit"
+"""Among the settings, but of the engine, not of the format: part of decode steps that the reference computes again."""
+
 DEFAULT_BLOCK_SIZE = 128
 """Tokens; one key group of the default preset is one block."""
 
@@ -131,7 +134,8 @@ def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) ->
 
     Args:
         cache_dtype: ``kivi_k4v4``, ``kivi_k4v2`` or ``kivi_k2v2``.
-        settings: any of key_group, value_group, key_window, value_residual, value_window, rotation, clipping.
+        settings: any of key_group, value_group, key_window, value_residual, value_window, rotation, clipping; and
+            audit, see :func:`parse_audit`.
 
     Raises:
         ConfigError: unknown preset or setting, or a value out of range.
@@ -148,11 +152,12 @@ def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) ->
     where = f"--additional-config {SETTINGS_KEY!r}"
     if not isinstance(settings, Mapping):
         raise ConfigError(f"{where} must be an object of settings, found {settings!r}")
+    parse_audit(settings)
+    settings = {name: value for name, value in settings.items() if name != AUDIT}
     for name, value in settings.items():
         if name not in _SETTINGS:
-            raise ConfigError(
-                f"{where}: unknown setting {name!r}{_nearest(name, _SETTINGS)}; settings: {', '.join(_SETTINGS)}"
-            )
+            known = (*_SETTINGS, AUDIT)
+            raise ConfigError(f"{where}: unknown setting {name!r}{_nearest(name, known)}; settings: {', '.join(known)}")
         if name in ("rotation", "clipping"):
             if not isinstance(value, bool):
                 raise ConfigError(f"{where}: {name} must be true or false, found {value!r}")
@@ -175,6 +180,20 @@ def parse_config(cache_dtype: str, settings: Mapping[str, Any] | None = None) ->
             "ends at a key group, and must not end inside a run of values"
         )
     return chosen
+
+
+def parse_audit(settings: Mapping[str, Any] | None) -> float:
+    """The part of decode steps to audit, between 0 (none, unless given) and 1.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    rate = (settings or {}).get(AUDIT, 0)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
+        raise ConfigError(
+            f"--additional-config {SETTINGS_KEY!r}: {AUDIT} must be a number between 0 and 1, found {rate!r}"
+        )
+    return float(rate)
 
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:

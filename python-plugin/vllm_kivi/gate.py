@@ -8,7 +8,7 @@ from typing import Any
 from vllm_kivi.compat import facts
 from vllm_kivi.config import CACHE_DTYPES, DEFAULT_BLOCK_SIZE, SETTINGS_KEY, ConfigError, KiviConfig
 from vllm_kivi.layout import LayoutError
-from vllm_kivi.settings import config_of, is_asked_for, kivi_layers, kivi_settings
+from vllm_kivi.settings import audit_rate, config_of, is_asked_for, kivi_layers, kivi_settings
 
 logger = logging.getLogger("vllm.vllm_kivi")
 
@@ -47,6 +47,10 @@ def check_before(vllm_config: Any) -> None:
         cache.kv_cache_dtype_skip_layers = [*skipped, "sliding_window"]
     _settle_block_size(config, vllm_config)
     _forget_chosen_backends()
+    if audit_rate(vllm_config):
+        from vllm_kivi.audit.metrics import expose
+
+        expose()  # in the API server, before its children start
 
 
 def check_after(vllm_config: Any) -> None:

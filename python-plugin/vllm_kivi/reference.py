@@ -5,6 +5,11 @@ heads, ``D`` channels of a head, ``S`` tokens of a context. Arithmetic is float3
 
 Scheme: Liu et al., "KIVI", ICML 2024, arXiv:2402.02750 (keys per channel, values per token, the open group in full
 precision). Rotation: Ashkboos et al., "QuaRot", NeurIPS 2024, arXiv:2404.00456.
+
+Not a number, infinite, or beyond :data:`LARGEST`: :func:`admit` says what becomes of such keys and values, before
+anything is staged or stored. So rings and pages hold finite numbers only, and what attention masks by a weight of zero
+stays without effect: no token can reach another request, or an earlier token of its own. Queries are not looked at; one
+that is not finite spoils its own output alone.
 """
 
 from __future__ import annotations
@@ -19,7 +24,12 @@ from vllm_kivi.layout import STAGING_BLOCK, CacheLayout
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 """Ranges that the clipping search tries, as parts of max - min; the first with the least squared error wins."""
 
+LARGEST = 32512.0
+"""Largest magnitude of a key's or value's channel in a cache, 127 * 2^8: exact in eight bits with an exponent, bfloat16
+and float16, and what a page gives back for it (at most 1 + 2^-5 + 2^-8 times as much) is a float16 too."""
+
 _F32_EXPONENT_SHIFT = (127 - 15) << 23
+_LARGEST_EXPONENT = 127 + 8
 _SMALLEST = 2.0**-14
 _LARGEST_ZERO = 65408.0
 _LARGEST_SCALE = 64512.0
@@ -45,6 +55,19 @@ def hadamard(head_size: int) -> torch.Tensor:
 def rotate(x: torch.Tensor) -> torch.Tensor:
     """Rotate the last dimension [..., D]; its own inverse. Result in x's dtype, computed in float32."""
     return (x.float() @ hadamard(x.shape[-1]).to(x.device)).to(x.dtype)
+
+
+# --- what is not finite, or too large ---------------------------------------------------------------------------------
+
+
+def admit(x: torch.Tensor) -> torch.Tensor:
+    """Keys or values as the cache takes them, float32: NaN as 0, beyond :data:`LARGEST` (infinite too) as that."""
+    return x.float().nan_to_num(0.0).clamp(-LARGEST, LARGEST)
+
+
+def prepare(x: torch.Tensor, rotation: bool) -> torch.Tensor:
+    """Keys or values [..., D] as they are staged and stored: admitted, rotated if the format rotates; x's dtype."""
+    return (rotate(admit(x)).clamp(-LARGEST, LARGEST) if rotation else admit(x)).to(x.dtype)
 
 
 # --- scale and zero ---------------------------------------------------------------------------------------------------
@@ -82,27 +105,35 @@ def decode(zero_bits: torch.Tensor, scale_bits: torch.Tensor) -> tuple[torch.Ten
 
 
 def stage_codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a ring on a GPU holds of x [..., D]: int8 codes [..., D] and uint8 exponents [..., D / 8]; see layout.py."""
+    """What a ring on a GPU holds of finite x [..., D]: int8 codes [..., D] and uint8 exponents [..., D / 8]; see
+    layout.py. Saturates at :data:`LARGEST`."""
     blocks = x.float().unflatten(-1, (-1, STAGING_BLOCK))
-    exponent = ((blocks.abs().amax(-1).contiguous().view(torch.int32) >> 23) - 6).clamp(min=1)
+    exponent = ((blocks.abs().amax(-1).contiguous().view(torch.int32) >> 23) - 6).clamp(1, _LARGEST_EXPONENT)
     inverse = ((254 - exponent) << 23).view(torch.float32)
     codes = (blocks * inverse[..., None] + 0.5).floor().clamp(-127, 127)
     return codes.flatten(-2).to(torch.int8), exponent.to(torch.uint8)
 
 
+def unstage(tokens: torch.Tensor) -> torch.Tensor:
+    """Float32 [..., D] of a ring's tokens on a GPU, uint8 [..., staged bytes]."""
+    d = tokens.shape[-1] * STAGING_BLOCK // (STAGING_BLOCK + 1)
+    unit = (tokens[..., d:].to(torch.int32) << 23).view(torch.float32)
+    codes = tokens[..., :d].contiguous().view(torch.int8).unflatten(-1, (-1, STAGING_BLOCK))
+    values: torch.Tensor = (codes * unit[..., None]).flatten(-2)
+    return values
+
+
 def stage(x: torch.Tensor) -> torch.Tensor:
     """x [..., D] as a ring on a GPU gives it back, float32; staging it again changes nothing."""
     codes, exponent = stage_codes(x)
-    unit = (exponent.to(torch.int32) << 23).view(torch.float32)
-    staged: torch.Tensor = codes.unflatten(-1, (-1, STAGING_BLOCK)) * unit[..., None]
-    return staged.flatten(-2)
+    return unstage(torch.cat([codes.view(torch.uint8), exponent], -1))
 
 
 # --- quantization -----------------------------------------------------------------------------------------------------
 
 
 def quantize(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Asymmetric quantization of x; the elements along ``dim`` share a zero and a scale.
+    """Asymmetric quantization of finite x; the elements along ``dim`` share a zero and a scale.
 
     Returns:
         codes (uint8, shape of x), zero_bits and scale_bits (int32, shape of x with ``dim`` of size 1).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_kivi.compat.facts import skipped_layers
-from vllm_kivi.config import SETTINGS_KEY, ConfigError, KiviConfig, is_kivi_dtype, parse_config
+from vllm_kivi.config import SETTINGS_KEY, ConfigError, KiviConfig, is_kivi_dtype, parse_audit, parse_config
 
 
 def kivi_settings(vllm_config: Any) -> Any:
@@ -28,6 +28,11 @@ def config_of(vllm_config: Any) -> KiviConfig:
     if not is_asked_for(vllm_config):
         raise ConfigError("KIVI is not asked for: pass --kv-cache-dtype kivi_k4v4")
     return parse_config(vllm_config.cache_config.cache_dtype, kivi_settings(vllm_config))
+
+
+def audit_rate(vllm_config: Any) -> float:
+    """The part of decode steps that this engine audits; 0 without KIVI."""
+    return parse_audit(kivi_settings(vllm_config)) if is_asked_for(vllm_config) else 0.0
 
 
 def built_layers(vllm_config: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 import { resolve } from "node:path";
 import { cacheDtype } from "../core/plugin/presets.js";
 import {
+  checkPlace,
   checkPlugin,
   checkPort,
   defaultLogFile,
@@ -28,12 +29,14 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   const { words, env } = takeSecrets(input.rest);
   const settings: ServerSettings = {
     ...input,
+    audit: input.kiviAudit,
     cacheDtype: cacheDtype(input.preset),
     model: resolveModel(context, input.model),
     vllmArgs: withoutCompiler(context, vllm, words),
   };
   const argv = serverCommand(venv, vllm, settings);
   checkPlugin(context, venv);
+  checkPlace(venv, vllm);
   await checkPort(settings.host, settings.port);
   if (input.dryRun || input.print) return dryRun(context, argv, Object.keys(env));
   const logFile = input.logFile === undefined ? defaultLogFile(context) : resolve(context.cwd, input.logFile);
@@ -46,7 +49,8 @@ export async function handler(input: ServeInput, context: Context): Promise<Outc
   return server.wait();
 }
 
-/** The command line that a start would run. The mark by which kivi finds a server's processes again is of one start. */
+/** The command line that a start would run. What is of one start alone is left out: the mark
+ * by which kivi finds a server's processes again, and the folder of its sockets. */
 function dryRun({ env, out }: Context, argv: readonly string[], secrets: readonly string[]): Outcome {
   const changes = Object.entries(serverEnvironment(env));
   const set = changes.filter(([, value]) => value !== undefined);

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { PRESET_NAMES, PRESETS } from "../core/plugin/presets.js";
-import { choice, integer } from "../shared/values.js";
+import { choice, decimal, integer } from "../shared/values.js";
 import { residualTokens, retiredWindow, windowTokens } from "./kivi-settings.schema.js";
 
 const isMultipleOf8 = (value: number): boolean => value % 8 === 0;
@@ -18,6 +18,7 @@ const fields = z.strictObject({
   window: retiredWindow("--"),
   rotation: z.boolean().optional(),
   clipping: z.boolean().optional(),
+  kiviAudit: decimal({ min: 0, max: 1 }).optional(),
   host: z.string().min(1, "expected an address, found nothing").default("127.0.0.1"),
   port: integer({ min: 1, max: 65_535 }).default(8000),
   logFile: z.string().min(1, "expected a path, found nothing").optional(),

@@ -63,6 +63,11 @@ export const serve = defineCommand({
     { flags: "--no-rotation", description: "do not rotate" },
     { flags: "--clipping", description: "search for the range with the least error when storing" },
     { flags: "--no-clipping", description: "use minimum and maximum as they are" },
+    {
+      flags: "--kivi-audit <rate>",
+      description: "part of decode steps computed again by the reference, errors on /metrics",
+      defaultText: "0, none",
+    },
     { flags: "--host <address>", description: "address to listen on", defaultText: "127.0.0.1" },
     { flags: "--port <number>", description: "port to listen on", defaultText: "8000" },
     {

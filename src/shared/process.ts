@@ -24,6 +24,8 @@ export interface StartOptions {
   onLine?: LineSink | undefined;
   /** Both streams are appended here, colours removed. */
   logFile?: string | undefined;
+  /** Called once where the log cannot be written; the child goes on without it. */
+  onLogError?: ((error: Error) => void) | undefined;
 }
 
 export interface RunOptions extends StartOptions {
@@ -89,11 +91,17 @@ function spawnError(command: Command, cause: unknown): KiviError {
   );
 }
 
-function openLog(path: string | undefined): WriteStream | undefined {
+function openLog({ logFile: path, onLogError }: StartOptions): WriteStream | undefined {
   if (path === undefined) return undefined;
-  mkdirSync(dirname(path), { recursive: true });
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+  } catch (error) {
+    onLogError?.(error as Error);
+    return undefined;
+  }
   const stream = createWriteStream(path, { flags: "a" });
   // A full disk must not bring the child down; the tail in memory still explains a failure.
+  stream.once("error", (error) => onLogError?.(error));
   stream.on("error", () => stream.destroy());
   return stream;
 }
@@ -113,7 +121,7 @@ function launch(
   const startedAt = performance.now();
   const tail = new Tail(TAIL_LINES);
   const capture = { stdout: "", stderr: "", overflow: false };
-  const log = openLog(options.logFile);
+  const log = openLog(options);
   const settings = {
     buffer: false,
     reject: false,

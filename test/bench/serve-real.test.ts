@@ -1,48 +1,15 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { execa } from "execa";
 import { describe, expect, it } from "vitest";
 import { type BenchResult, benchResultSchema } from "../../src/core/bench/index.js";
 import { bareEnvironment, kivi, repository, temporaryFolder } from "../helpers/cli.js";
+import { below, type Process, processes, refused } from "../helpers/processes.js";
 import { writeTinyModel } from "../helpers/tiny-model.js";
 
 /** An environment with real vLLM; `npm test` makes one and names it here. */
 const venv = process.env.KIVI_TEST_VENV;
-
-interface Process {
-  readonly pid: number;
-  readonly parent: number;
-  readonly argv: readonly string[];
-}
-
-function processes(): Process[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .flatMap((name) => {
-      try {
-        const stat = readFileSync(`/proc/${name}/stat`, "utf8");
-        const [state, parent] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-        const argv = readFileSync(`/proc/${name}/cmdline`, "utf8").split("\0");
-        return state === "Z" ? [] : [{ pid: Number(name), parent: Number(parent), argv }];
-      } catch {
-        return []; // It ended meanwhile.
-      }
-    });
-}
-
-function below(root: number, all: readonly Process[]): Process[] {
-  return all.filter(({ parent }) => parent === root).flatMap((child) => [child, ...below(child.pid, all)]);
-}
-
-function refused(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, "127.0.0.1");
-    socket.once("connect", () => resolve(false)).once("error", () => resolve(true));
-    socket.once("connect", () => socket.destroy());
-  });
-}
 
 const OFFLINE = { HF_HUB_OFFLINE: "1" };
 

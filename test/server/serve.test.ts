@@ -1,5 +1,6 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { execa } from "execa";
@@ -9,6 +10,7 @@ import { freePort } from "../../src/core/server/index.js";
 import { bareEnvironment, kivi, repository, temporaryFolder } from "../helpers/cli.js";
 import { listening, makeModel, makeVenv, processes } from "./helpers.js";
 
+const PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))";
 const folder = temporaryFolder();
 const venv = join(folder, "venv");
 
@@ -164,6 +166,16 @@ describe("kivi serve", () => {
     }
   });
 
+  it("goes on where its log cannot be written, and says so", async () => {
+    const run = await serve("good", ["--log-file", "/dev/full"]);
+    await run.ready;
+    expect((await fetch(`http://127.0.0.1:${run.port}/health`)).ok).toBe(true);
+    run.child.kill("SIGTERM");
+    expect((await run.ended).code).toBe(143);
+    expect(run.stderr().match(/goes on without its log: ENOSPC/g)).toHaveLength(1);
+    await expectNothingLeft(run, 1);
+  });
+
   it("adds the caches of engines side by side", async () => {
     const run = await serve("engines");
     await run.ready;
@@ -276,6 +288,56 @@ describe("kivi serve refuses", () => {
     });
   });
 
+  it("a plugin whose files are not those that were installed", async () => {
+    const damaged = makeVenv(join(folder, "damaged"));
+    const site = execFileSync(join(damaged, "bin", "python"), ["-c", PURELIB], { encoding: "utf8" }).trim();
+    const file = join(site, "vllm_kivi.py");
+    const hash = createHash("sha256").update("sound\n").digest("base64url");
+    const record = join(site, "vllm_kivi-0.1.0.dist-info", "RECORD");
+    writeFileSync(record, `${readFileSync(record, "utf8")}vllm_kivi.py,sha256=${hash},6\n`);
+    const start = () => json([model(), "--venv", damaged, "--dry-run"]);
+    writeFileSync(file, "sound\n");
+    expect(await start()).toMatchObject({ code: 0 });
+    writeFileSync(file, "wrong\n");
+    expect(await start()).toMatchObject({
+      code: 3,
+      error: {
+        code: "plugin-damaged",
+        message: expect.stringContaining(`${file} (changed)`),
+        hint: expect.stringContaining(`kivi install ${damaged} --force`),
+      },
+    });
+    rmSync(file);
+    expect((await start()).error).toMatchObject({ code: "plugin-damaged", hint: `kivi install ${damaged}` });
+  });
+
+  it("an environment that was moved, and one whose Python was replaced", async () => {
+    const made = makeVenv(join(folder, "made"));
+    rmSync(join(made, "bin", "vllm"));
+    writeFileSync(join(made, "bin", "vllm"), `#!${made}/bin/python3\n`, { mode: 0o755 });
+    const moved = join(folder, "moved");
+    renameSync(made, moved);
+    expect(await json([model(), "--venv", moved])).toMatchObject({
+      code: 3,
+      error: {
+        code: "venv-moved",
+        message: expect.stringContaining(`made in ${made}`),
+        hint: expect.stringContaining("Move it back"),
+      },
+    });
+    const [version = ""] = readdirSync(join(moved, "lib"));
+    renameSync(join(moved, "lib", version), join(moved, "lib", "python3.5"));
+    const replaced = await json([model(), "--venv", moved]);
+    expect(replaced).toMatchObject({ code: 3, error: { code: "python-upgraded" } });
+    expect(replaced.error.message).toContain(join(moved, "lib", "python3.5"));
+    expect(replaced.error.hint).toContain(`rm -r ${moved} && kivi install --create ${moved}`);
+    const doctor = await kivi(["doctor", moved], { home: folder });
+    expect({ code: doctor.code, out: doctor.stdout }).toMatchObject({
+      code: 1,
+      out: expect.stringContaining("python3.5"),
+    });
+  });
+
   it("VLLM_PLUGINS that leaves the plugin out", async () => {
     const found = await json([model(), "--venv", venv], { VLLM_PLUGINS: "other" });
     expect(found).toMatchObject({ code: 3 });
@@ -291,6 +353,7 @@ describe("kivi serve refuses", () => {
     [["good", "--", "--uds", "x"], "unsupported-argument"],
     [["good", "--preset", "k4v3"], "invalid-value"],
     [["good", "--port", "70000"], "invalid-value"],
+    [["good", "--kivi-audit", "1.5"], "invalid-value"],
     [["good", "--key-group", "NaN"], "invalid-value"],
     [["good", "--key-group", "48"], "invalid-value"],
     [["good", "--value-group", "12"], "invalid-value"],
@@ -344,12 +407,14 @@ describe("kivi serve --dry-run", () => {
       "0",
       "--no-rotation",
       "--clipping",
+      "--kivi-audit",
+      "0.25",
     ];
     const port = await freePort("127.0.0.1");
     const own = ["--venv", venv, "--port", String(port), "--preset", "k4v2", ...settings, "--dry-run"];
     const words = ["--", "--additional-config", '{"a":1}', "--tensor-parallel-size", "2", "-dp=2"];
     const config =
-      '{"a":1,"kivi":{"key_group":64,"key_window":32,"value_residual":16,"value_window":0,"rotation":false,"clipping":true}}';
+      '{"a":1,"kivi":{"key_group":64,"key_window":32,"value_residual":16,"value_window":0,"rotation":false,"clipping":true,"audit":0.25}}';
     expect(await dryRun([model, ...own, ...words])).toBe(
       `${venv}/bin/vllm serve ${model} --kv-cache-dtype kivi_k4v2 --host 127.0.0.1 --port ${port} --tensor-parallel-size 2 -dp=2 --additional-config '${config}'`,
     );
@@ -382,8 +447,10 @@ describe("kivi serve --dry-run", () => {
       .parse(JSON.parse(await dryRun(again("--dry-run", "--json"))));
     expect(shown.argv).toEqual(began.argv);
     const kept = Object.entries(environment).filter(([name]) => !shown.unset.includes(name));
-    const { KIVI_SERVER_ID: mark, ...env } = began.env;
+    const { KIVI_SERVER_ID: mark, VLLM_RPC_BASE_PATH: sockets, ...env } = began.env;
     expect(mark).toMatch(/^[\da-f-]{36}$/);
+    expect(sockets).toContain("kivi-serve-");
+    expect(existsSync(sockets as string)).toBe(false);
     expect(env).toEqual({ ...Object.fromEntries(kept), ...shown.env });
 
     const text = await dryRun(again("--dry-run"));

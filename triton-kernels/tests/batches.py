@@ -19,7 +19,7 @@ from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
 from vllm_kivi.kernels.staging import stage_newest
-from vllm_kivi.layout import STAGING_BLOCK, staged_bytes
+from vllm_kivi.layout import staged_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -57,6 +57,7 @@ class Step:
         rows: a row of no tokens is padding.
         heads, ratio: KV heads, and query heads of each.
         drafts: tokens that the rings can hold beyond groups and windows.
+        spoil: changes what the model gives (``raw_key`` and so on) before anything is made of it.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Step:
         block_size: int = 128,
         drafts: int = 0,
         seed: int = 0,
+        spoil: Callable[[Step], object] | None = None,
     ) -> None:
         self.config, self.rows, self.dtype, self.block_size = config, rows, dtype, block_size
         self.layout = config.layout(head_size, block_size)
@@ -81,6 +83,8 @@ class Step:
         self.raw_key = [tokens_of((n, heads, head_size), dtype, generator) for n in lengths]
         self.raw_value = [tokens_of((n, heads, head_size), dtype, generator) for n in lengths]
         self.raw_query = [tokens_of((row.count, heads * ratio, head_size), dtype, generator) for row in rows]
+        if spoil is not None:
+            spoil(self)
         self.key, self.value = ([self._staged(x) for x in raw] for raw in (self.raw_key, self.raw_value))
 
         most = max(-(-n // block_size) for n in lengths)
@@ -101,7 +105,7 @@ class Step:
 
     def _staged(self, x: torch.Tensor) -> torch.Tensor:
         """Keys or values as the cache takes them; in the model's dtype, which holds them exactly."""
-        return reference.stage(reference.rotate(x.float()) if self.config.rotation else x).to(self.dtype)
+        return reference.stage(reference.prepare(x.float(), self.config.rotation)).to(self.dtype)
 
     def _slots_of(self, row: int, first: int, last: int) -> torch.Tensor:
         position = torch.arange(first, last)
@@ -232,11 +236,6 @@ class Step:
         want = self.expected_output()
         return ((self.out.cpu() - want).norm() / want.norm()).item()
 
-    def _unstaged(self, token: torch.Tensor) -> torch.Tensor:
-        d = self.layout.head_size
-        unit = torch.exp2(token[:, d:].float() - 127).repeat_interleave(STAGING_BLOCK, 1)
-        return token[:, :d].view(torch.int8).float() * unit
-
     def wrong_bytes(self) -> int:
         """Bytes of the pages that differ from the reference's."""
         return int((self.pages.cpu() != self.expected_pages()).sum())
@@ -252,6 +251,6 @@ class Step:
             rough = reference.rough_values(end, self.config.value_residual, self.config.value_window, row.readable_from)
             for ring, source, first in ((self.rings[0], self.key, closed), (self.rings[1], self.value, rough)):
                 for position in range(first, end):
-                    got = self._unstaged(ring[self.slots[r], :, position % ring.shape[2]].cpu())
+                    got = reference.unstage(ring[self.slots[r], :, position % ring.shape[2]].cpu())
                     worst = max(worst, (got - source[r][position].float()).abs().max().item())
         return worst

@@ -9,6 +9,8 @@ import torch
 from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import AttentionImpl, AttentionLayer, AttentionMetadata, AttentionType
 
+from vllm_kivi.audit.auditor import DecodeRow
+from vllm_kivi.audit.tap import Tap
 from vllm_kivi.compat.specs import pages_of
 from vllm_kivi.config import ConfigError
 from vllm_kivi.settings import config_of
@@ -19,7 +21,13 @@ Metadata = TypeVar("Metadata", bound=AttentionMetadata)
 class KiviImpl(AttentionImpl[Metadata]):
     """What a query reads depends on its position alone (reference.closed_keys, rough_values), so prefill, chunks and
     decode give the same result up to rounding; a prefix hit too, where no window asks for tokens that it restored only
-    quantized."""
+    quantized.
+
+    Attributes:
+        tap: where an audited layer keeps its queries and outputs.
+    """
+
+    tap: Tap | None = None
 
     def __init__(
         self,
@@ -87,6 +95,25 @@ class KiviImpl(AttentionImpl[Metadata]):
             query, out: [tokens, Hq, D]; key, value: [tokens, H, D]; tokens may include padding at the end.
             pages: uint8 [blocks, H, record_bytes].
         """
+
+    # --- for the audit ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def decode_rows(self, meta: Metadata) -> list[DecodeRow]:
+        """The decoding rows of a step; waits for the device."""
+
+    @abstractmethod
+    def staged_keys(self, slot: int, positions: torch.Tensor) -> torch.Tensor:
+        """Float32 [n, H, D] keys on the host of positions, int64 [n], from a slot's ring."""
+
+    @abstractmethod
+    def staged_values(self, slot: int, positions: torch.Tensor) -> torch.Tensor:
+        """Float32 [n, H, D] values, likewise."""
+
+    @staticmethod
+    def pages_of(layer: Any) -> torch.Tensor:
+        """Uint8 [blocks, H, record_bytes] of a layer of vLLM."""
+        return pages_of(layer.kv_cache)
 
 
 def _refuse_unsupported(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class SlotPool:
         self._scratch = Slot(capacity, 0)
         self._stepping = False
         self._owners: Callable[[], Sequence[str]] | None = None
+        self.auditor: Any = None
+        """Of :mod:`vllm_kivi.audit`, which sees what is built for a step; None unless asked for."""
 
     @property
     def scratch(self) -> int:
@@ -104,6 +107,14 @@ class SlotPool:
         except KeyError as error:
             raise StagingError(f"KIVI staging: request {error} has a row in the batch but no slot") from None
         return slots + [self._scratch] * (count - len(slots))
+
+    def requests(self) -> frozenset[str]:
+        """Who owns a slot."""
+        return frozenset(self._slots)
+
+    def owners(self) -> dict[int, tuple[str, Slot]]:
+        """The owner of each slot that is taken, by its index."""
+        return {slot.index: (request, slot) for request, slot in self._slots.items()}
 
     def _release(self, request: str) -> None:
         slot = self._slots.pop(request, None)

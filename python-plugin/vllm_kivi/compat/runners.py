@@ -59,6 +59,7 @@ def _initialize_kv_cache(
 
     if not is_asked_for(runner.vllm_config):
         return original(runner, kv_cache_config, *args, **kwargs)
+    from vllm_kivi.audit.auditor import start_audit
     from vllm_kivi.cache.fresh import FreshBlocks
     from vllm_kivi.cache.staging import SlotPool, building
     from vllm_kivi.report import log_report
@@ -73,6 +74,7 @@ def _initialize_kv_cache(
     # In a group of its own every layer has memory of its own.
     runner.kivi_fresh = FreshBlocks([g.kv_cache_spec.block_size for g in groups], ours) if len(groups) > 1 else None
     log_report(runner.vllm_config, kv_cache_config)
+    start_audit(runner.vllm_config, runner.kivi_slots)
     return result
 
 
@@ -93,7 +95,10 @@ def _execute_model(original: Callable[..., Any], runner: Any, scheduler_output: 
         with slots.step(ended, started, batch_of_runner):
             if runner.kivi_fresh is not None:
                 runner.kivi_fresh.empty(scheduler_output)
-            return original(runner, scheduler_output, *args, **kwargs)
+            result = original(runner, scheduler_output, *args, **kwargs)
+            if slots.auditor is not None:
+                slots.auditor.after_step(scheduler_output)
+            return result
     finally:
         stepping.reset(token)
 

@@ -3,8 +3,6 @@ import { relocatedFrom } from "../venv/relocated.js";
 import { SUPPORTED_PYTHON, versionInRange } from "../venv/supported.js";
 import { type Check, fail, need, ok } from "./check.js";
 
-const SHOWN_SCRIPTS = 3;
-
 const python: Check = {
   id: "python",
   title: "interpreter",
@@ -26,17 +24,7 @@ const place: Check = {
   needs: ["venv"],
   run: ({ path }) => {
     const moved = relocatedFrom(path);
-    if (moved === undefined) return ok(path);
-    const { from, scripts } = moved;
-    const more = scripts.length > SHOWN_SCRIPTS ? `, and ${scripts.length - SHOWN_SCRIPTS} more` : "";
-    const which =
-      scripts.length === 0
-        ? "its activate script names that place"
-        : `these scripts in bin start the Python there: ${scripts.slice(0, SHOWN_SCRIPTS).join(", ")}${more}`;
-    return fail(
-      `it was made in ${from} and then moved or copied; ${which}`,
-      `Move it back, or make it again here: rm -r ${path} && kivi install --create ${path} --device cpu|cuda`,
-    );
+    return moved === undefined ? ok(path) : fail(moved.found, moved.hint);
   },
 };
 

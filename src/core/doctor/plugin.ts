@@ -1,11 +1,9 @@
 import { pythonVersion } from "../plugin/distribution.js";
-import { DISTRIBUTION, findInstalled, verifyPlugin } from "../plugin/index.js";
+import { DISTRIBUTION, damageOf, findInstalled, verifyPlugin } from "../plugin/index.js";
 import { clearLeftovers, findLeftovers, type Leftovers } from "../plugin/leftovers.js";
 import type { Venv } from "../venv/index.js";
 import { type Check, type Finding, fail, need, ok, warn } from "./check.js";
 import { findRivals } from "./rivals.js";
-
-const SHOWN_FILES = 5;
 
 function leftoversFinding({ lock, work }: Leftovers, path: string): Finding {
   const repair = `kivi doctor ${path} --fix`;
@@ -64,17 +62,10 @@ const files: Check = {
   title: "files of the plugin",
   needs: ["venv", "plugin"],
   run: (subject) => {
-    const all = need(subject, "plugin").files;
-    const bad = all.filter(({ state }) => state !== "intact");
-    if (bad.length === 0) return ok(`${all.length} files as RECORD lists them`);
-    const named = bad.slice(0, SHOWN_FILES).map(({ path, state }) => `${path} (${state})`);
-    const more = bad.length > SHOWN_FILES ? [`and ${bad.length - SHOWN_FILES} more`] : [];
-    const changed = bad.some(({ state }) => state === "changed");
-    const install = `kivi install ${need(subject, "venv").path}`;
-    return fail(
-      `not as RECORD lists them: ${[...named, ...more].join(", ")}`,
-      changed ? `Keep a copy of what you changed, then replace it: ${install} --force` : install,
-    );
+    const plugin = need(subject, "plugin");
+    const damage = damageOf(need(subject, "venv"), plugin);
+    if (damage !== undefined) return fail(damage.found, damage.hint);
+    return ok(`${plugin.files.length} files as RECORD lists them`);
   },
 };
 

@@ -5,6 +5,7 @@ import { openVenv, requireVllm, type Venv } from "../venv/venv.js";
 import { Change } from "./change.js";
 import { DISTRIBUTION } from "./distribution.js";
 import { changedFiles, findInstalled, type InstalledPlugin, removableFiles } from "./installed.js";
+import { isHalfDone } from "./leftovers.js";
 import { assembleProject } from "./project.js";
 import { type PluginStatus, requireAllowed, verifyCommand, verifyPlugin } from "./verify.js";
 import { buildWheel, installedFiles, type Wheel } from "./wheel.js";
@@ -61,7 +62,8 @@ export async function planInstall(
   const { existing, force = false, bytecode = false } = options;
   if (existing !== undefined) {
     requireVllm(existing);
-    refuseChanged(existing, findInstalled(existing), force);
+    // Half a change is taken back under the lock, and looked at after that.
+    if (!isHalfDone(existing)) refuseChanged(existing, findInstalled(existing), force);
   }
   const wheel = buildWheel(await assembleProject(context.paths, context.version));
   const state = new InstallState(context, path, existing, wheel, { force, bytecode });

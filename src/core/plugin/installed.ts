@@ -106,6 +106,22 @@ export function findInstalled(venv: Venv): InstalledPlugin | undefined {
   return { version, distInfo, record, files, caches: cachesUnder(files) };
 }
 
+const SHOWN_FILES = 5;
+
+/** What of the plugin's files is not as RECORD lists it, and what to run then; undefined when all is. */
+export function damageOf(venv: Venv, plugin: InstalledPlugin): { found: string; hint: string } | undefined {
+  const bad = plugin.files.filter(({ state }) => state !== "intact");
+  if (bad.length === 0) return undefined;
+  const named = bad.slice(0, SHOWN_FILES).map(({ path, state }) => `${path} (${state})`);
+  const more = bad.length > SHOWN_FILES ? [`and ${bad.length - SHOWN_FILES} more`] : [];
+  const changed = bad.some(({ state }) => state === "changed");
+  const install = `kivi install ${venv.path}`;
+  return {
+    found: `not as RECORD lists them: ${[...named, ...more].join(", ")}`,
+    hint: changed ? `Keep a copy of what you changed, then replace it: ${install} --force` : install,
+  };
+}
+
 export function changedFiles(plugin: InstalledPlugin): string[] {
   return plugin.files.filter(({ state }) => state === "changed").map(({ path }) => path);
 }

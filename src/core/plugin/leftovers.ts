@@ -13,6 +13,11 @@ export function findLeftovers({ sitePackages }: Venv): Leftovers {
   return { lock: inspectLock(sitePackages), work: inspectWork(sitePackages) };
 }
 
+/** Whether a change is half done: of a kivi that works now or was killed. What is installed cannot be told then. */
+export function isHalfDone({ sitePackages }: Venv): boolean {
+  return inspectWork(sitePackages)?.unfinished === true;
+}
+
 /**
  * Takes back a change that was left half done and removes the lock of a dead process, as the next install would.
  * Tells whether a change was taken back; throws when another kivi is at work.

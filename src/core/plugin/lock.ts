@@ -12,7 +12,8 @@ interface Owner {
 }
 
 const LOCK = ".kivi-lock";
-const HALF_WRITTEN_MS = 10_000;
+/** After which a lock without content is no longer taken for one that is being written. */
+const HALF_WRITTEN_MS = 2_000;
 
 function startTime(pid: number): string | undefined {
   try {
@@ -90,9 +91,15 @@ export function inspectLock(site: string): { path: string; held: boolean; owner:
   return found && { path, held: found.held, owner: nameOf(found.owner) };
 }
 
-function takeOver(path: string, site: string): void {
+/** Takes away the lock of a process that is gone; one that cannot be read may be in writing, and is waited for. */
+function takeOver(path: string, site: string, waited = false): void {
   const found = look(path);
   if (found === undefined) return;
+  if (found.held && found.owner === undefined && !waited) {
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, HALF_WRITTEN_MS);
+    takeOver(path, site, true);
+    return;
+  }
   if (found.held) throw busy(site, found.owner, path);
   const aside = `${path}.stale-${process.pid}`;
   try {

@@ -7,6 +7,8 @@ export interface KiviSettings {
   readonly valueWindow?: number | undefined;
   readonly rotation?: boolean | undefined;
   readonly clipping?: boolean | undefined;
+  /** Of the engine, not of the format: the part of decode steps that the reference computes again. */
+  readonly audit?: number | undefined;
 }
 
 /** The settings that were given, as the plugin takes them: the `kivi` part of vLLM's `--additional-config`. */
@@ -19,6 +21,7 @@ export function pluginSettings(settings: KiviSettings): Record<string, unknown> 
     value_window: settings.valueWindow,
     rotation: settings.rotation,
     clipping: settings.clipping,
+    audit: settings.audit,
   };
   return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined));
 }

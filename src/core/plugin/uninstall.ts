@@ -3,6 +3,7 @@ import type { Venv } from "../venv/venv.js";
 import { Change } from "./change.js";
 import { DISTRIBUTION } from "./distribution.js";
 import { changedFiles, findInstalled, type InstalledPlugin, removableFiles } from "./installed.js";
+import { isHalfDone } from "./leftovers.js";
 
 export interface UninstallReport {
   outcome: "removed" | "absent";
@@ -21,8 +22,10 @@ export function planUninstall(venv: Venv, options: { force?: boolean } = {}): Un
   const force = options.force ?? false;
   const report: UninstallReport = { outcome: "absent", version: undefined, removed: 0, kept: [] };
   const title = `Uninstall ${DISTRIBUTION.name} from ${venv.path}`;
-  const found = findInstalled(venv);
-  if (found === undefined) return { title, actions: [], report: () => report };
+  // Half a change is taken back under the lock, and only then it is known what is installed.
+  const halfDone = isHalfDone(venv);
+  const found = halfDone ? undefined : findInstalled(venv);
+  if (found === undefined && !halfDone) return { title, actions: [], report: () => report };
 
   const change = new Change(() => venv.sitePackages, `kivi uninstall ${venv.path}`);
   const remove = async (plugin: InstalledPlugin): Promise<void> => {
@@ -39,8 +42,8 @@ export function planUninstall(venv: Venv, options: { force?: boolean } = {}): Un
     actions: [
       change.lock(venv.sitePackages),
       {
-        title: `Take out the files that RECORD lists (${removableFiles(found, force).length}) and their caches`,
-        path: found.distInfo,
+        title: `Take out the files that RECORD lists${found ? ` (${removableFiles(found, force).length})` : ""} and their caches`,
+        path: found?.distInfo ?? venv.sitePackages,
         readOnly: false,
         run: async () => {
           // Looked at again under the lock.

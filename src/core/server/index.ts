@@ -2,7 +2,7 @@
 
 export { serverEnvironment } from "./environment.js";
 export { checkPort, freePort } from "./port.js";
-export { checkPlugin, resolveModel, withoutCompiler } from "./preflight.js";
+export { checkPlace, checkPlugin, resolveModel, withoutCompiler } from "./preflight.js";
 export type { CacheReport } from "./report.js";
 export { takeSecrets } from "./secrets.js";
 export {

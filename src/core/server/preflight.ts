@@ -2,20 +2,45 @@ import { existsSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { environmentError, usageError } from "../../shared/errors.js";
-import { findInstalled } from "../plugin/index.js";
+import { damageOf, findInstalled } from "../plugin/index.js";
+import { isHalfDone } from "../plugin/leftovers.js";
 import { requireAllowed } from "../plugin/verify.js";
 import type { InstalledVllm, Venv } from "../venv/index.js";
 import { findOnPath } from "../venv/python.js";
+import { relocatedFrom } from "../venv/relocated.js";
 
-/** The plugin is installed and vLLM is not told to leave it out. */
+/** The plugin is installed, its files are those that were installed, and vLLM is not told to leave it out. */
 export function checkPlugin(context: Context, venv: Venv): void {
   requireAllowed(context.env);
-  if (findInstalled(venv) !== undefined) return;
+  if (isHalfDone(venv)) {
+    throw environmentError(
+      "plugin-half-changed",
+      `An install or uninstall of the KIVI plugin in ${venv.path} is not finished, or was killed half-way.`,
+      `Once no other kivi works there: kivi doctor ${venv.path} --fix`,
+    );
+  }
+  const plugin = findInstalled(venv);
+  if (plugin === undefined) {
+    throw environmentError(
+      "plugin-missing",
+      `The KIVI plugin is not installed in ${venv.path}.`,
+      `kivi install ${venv.path}`,
+    );
+  }
+  const damage = damageOf(venv, plugin);
+  if (damage === undefined) return;
   throw environmentError(
-    "plugin-missing",
-    `The KIVI plugin is not installed in ${venv.path}.`,
-    `kivi install ${venv.path}`,
+    "plugin-damaged",
+    `Files of the KIVI plugin in ${venv.path} are ${damage.found}.`,
+    damage.hint,
   );
+}
+
+/** The script that starts vLLM starts this environment's Python. */
+export function checkPlace(venv: Venv, vllm: InstalledVllm): void {
+  const moved = relocatedFrom(venv.path);
+  if (vllm.distribution !== "vllm" || !moved?.scripts.includes("vllm")) return;
+  throw environmentError("venv-moved", `${venv.path} cannot start vLLM: ${moved.found}.`, moved.hint);
 }
 
 /** `org/name` or `name`, as a model hub spells it. */

@@ -1,4 +1,6 @@
 import { randomUUID } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { childError, KiviError } from "../../shared/errors.js";
@@ -13,6 +15,7 @@ import { FIRST_PHASE, PhaseTracker } from "./phases.js";
 import { baseUrl, isFree } from "./port.js";
 import { type CacheReport, combineReports, parseReport, type RankReport } from "./report.js";
 import { type ServerSettings, serverCommand } from "./settings.js";
+import { removeSharedMemory, sharedMemoryOf } from "./shared-memory.js";
 
 export interface StartRequest {
   readonly venv: Venv;
@@ -62,6 +65,9 @@ export function defaultLogFile(context: Context): string {
   return join(context.paths.logDir, `serve-${stamp}-${process.pid}.log`);
 }
 
+/** A socket's path may have 107 characters, and vLLM's sockets have names of 36. */
+const LONGEST_SOCKET_FOLDER = 70;
+
 /** The child itself, not its pipes: a grandchild may hold those open long after it. */
 function leaderAlive(pid: number): boolean {
   try {
@@ -98,7 +104,10 @@ class ServerProcess {
   readonly #failures = new FailureWatch();
   readonly #reports: RankReport[] = [];
   readonly #sampler: NodeJS.Timeout;
+  readonly #segments = new Set<string>();
   readonly #startedAt: number;
+  /** For vLLM's sockets and the audit's figures: made and removed here, so that it goes whoever is killed. */
+  readonly #scratch = mkdtempSync(join(tmpdir(), "kivi-serve-"));
   #stopping: Promise<void> | undefined;
 
   constructor(context: Context, request: StartRequest, step: Step) {
@@ -114,9 +123,12 @@ class ServerProcess {
       {
         cwd: context.cwd,
         logFile,
+        onLogError: (error) => context.out.warn(`The server goes on without its log: ${error.message}`),
         env: {
           ...serverEnvironment(context.env),
           ...env,
+          ...(this.#scratch.length > LONGEST_SOCKET_FOLDER ? {} : { VLLM_RPC_BASE_PATH: this.#scratch }),
+          ...(settings.audit ? { VLLM_KIVI_METRICS_DIR: this.#scratch } : {}),
           [TAG]: tag,
         },
         onLine: (_, line) => this.#see(line, step),
@@ -141,11 +153,17 @@ class ServerProcess {
   /** Resolves once the server answers, with KIVI on if asked for; otherwise stops it and throws what is wrong. */
   async ready(): Promise<{ report: CacheReport | undefined; startMs: number }> {
     try {
-      return await this.#ready();
+      const ready = await this.#ready();
+      this.#noteSharedMemory();
+      return ready;
     } catch (error) {
       await this.stop();
       throw error;
     }
+  }
+
+  #noteSharedMemory(): void {
+    for (const path of sharedMemoryOf(this.#descendants.sample())) this.#segments.add(path);
   }
 
   async #ready(): Promise<{ report: CacheReport | undefined; startMs: number }> {
@@ -268,10 +286,11 @@ class ServerProcess {
 
   async #stop(): Promise<void> {
     // While the family still stands: who was started by whom is lost once the parents are gone.
-    this.#descendants.sample();
+    this.#noteSharedMemory();
     const { left } = await this.#child.stop({ graceMs: GRACE_MS });
     const escaped = await this.#descendants.stop(ESCAPED_GRACE_MS);
     clearInterval(this.#sampler);
+    rmSync(this.#scratch, { recursive: true, force: true });
     const processes = [...new Set([...left, ...escaped])];
     if (processes.length > 0) {
       throw childError(
@@ -280,6 +299,7 @@ class ServerProcess {
         `kill -9 ${processes.join(" ")}`,
       );
     }
+    removeSharedMemory(this.#segments);
     const { host, port } = this.#request.settings;
     if (!(await isFree(host, port).catch(() => true))) {
       this.#context.out.warn(

@@ -76,7 +76,7 @@ function mergeAdditionalConfig(text: string, kivi: Record<string, unknown>): Rec
     throw usageError(
       "conflicting-argument",
       'The key "kivi" of --additional-config after -- conflicts with what kivi serve sets itself.',
-      "Use --key-group, --value-group, --key-window, --value-residual, --value-window, --no-rotation or --no-clipping before the --.",
+      "Use --key-group, --value-group, --key-window, --value-residual, --value-window, --no-rotation, --no-clipping or --kivi-audit before the --.",
     );
   }
   return Object.keys(kivi).length === 0 ? { ...given } : { ...given, kivi };

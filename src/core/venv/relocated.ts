@@ -33,11 +33,36 @@ function samePlace(a: string, b: string): boolean {
   }
 }
 
+export interface Relocation {
+  /** Of those in bin, which start another Python, or none. */
+  readonly scripts: readonly string[];
+  /** In words, and what to do. */
+  readonly found: string;
+  readonly hint: string;
+}
+
+const SHOWN_SCRIPTS = 3;
+
 /**
- * Where an environment was made, if not where it is: the absolute paths in its scripts stay behind when it is moved
- * or copied, so that they start another Python, or none. `scripts` are those that do.
+ * Whether an environment was made elsewhere: the absolute paths in its scripts stay behind when it is moved or copied.
  */
-export function relocatedFrom(venv: string): { from: string; scripts: string[] } | undefined {
+export function relocatedFrom(venv: string): Relocation | undefined {
+  const moved = madeElsewhere(venv);
+  if (moved === undefined) return undefined;
+  const { from, scripts } = moved;
+  const more = scripts.length > SHOWN_SCRIPTS ? `, and ${scripts.length - SHOWN_SCRIPTS} more` : "";
+  const which =
+    scripts.length === 0
+      ? "its activate script names that place"
+      : `these scripts in bin start the Python there: ${scripts.slice(0, SHOWN_SCRIPTS).join(", ")}${more}`;
+  return {
+    scripts,
+    found: `it was made in ${from} and then moved or copied; ${which}`,
+    hint: `Move it back, or make it again here: rm -r ${venv} && kivi install --create ${venv} --device cpu|cuda`,
+  };
+}
+
+function madeElsewhere(venv: string): { from: string; scripts: string[] } | undefined {
   const bin = join(venv, "bin");
   const elsewhere = readdirSync(bin, { withFileTypes: true })
     .filter((entry) => entry.isFile())

@@ -1,6 +1,6 @@
-import { existsSync, lstatSync, readlinkSync, statSync } from "node:fs";
+import { existsSync, lstatSync, readdirSync, readlinkSync, statSync } from "node:fs";
 import { realpath } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { environmentError } from "../../shared/errors.js";
 import { runChecked } from "../../shared/process.js";
@@ -85,6 +85,19 @@ function makeAgain(where: string): string {
   return `Make it again: rm -r ${where} && kivi install --create ${where} --device cpu|cuda`;
 }
 
+/** An interpreter of another minor release than the one that made the environment sees none of its packages. */
+function refuseUpgraded(where: string, { python, site_packages }: Inspection): void {
+  const lib = dirname(dirname(site_packages));
+  if (existsSync(site_packages) || !existsSync(lib)) return;
+  const made = readdirSync(lib).filter((name) => existsSync(join(lib, name, "site-packages")));
+  if (made.length === 0) return;
+  throw environmentError(
+    "python-upgraded",
+    `The interpreter of ${where} is now Python ${python}, and its packages are in ${join(lib, made.join(", "))}: the Python that made it was replaced by another release.`,
+    makeAgain(where),
+  );
+}
+
 /** Opens an environment and asks its interpreter what is in it. */
 export async function openVenv(
   context: Context,
@@ -127,6 +140,7 @@ export async function openVenv(
       "The environment was moved or copied; make it again at its place.",
     );
   }
+  refuseUpgraded(where, found);
   return {
     path: where,
     python,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from vllm_kivi.audit.auditor import DecodeRow
+from vllm_kivi.audit.tap import tap_of
 from vllm_kivi.backend.cpu.canary import checked_kernels
 from vllm_kivi.backend.cpu.kernels import SPLIT_TOKENS, CpuKernels, use_threads
 from vllm_kivi.backend.cpu.metadata import DecodeRows, KiviMetadata, PrefillRow
@@ -12,7 +14,7 @@ from vllm_kivi.backend.cpu.prefill import attend_row, close_groups
 from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.cache.staging import Ring, ring_dtype
 from vllm_kivi.compat.facts import draft_tokens
-from vllm_kivi.reference import rotate
+from vllm_kivi.reference import prepare, rotate
 
 
 class KiviCpuImpl(KiviImpl[KiviMetadata]):
@@ -39,6 +41,8 @@ class KiviCpuImpl(KiviImpl[KiviMetadata]):
             self.head_size,
             dtype,
         )
+        most = self.vllm_config.scheduler_config.max_num_batched_tokens
+        self.tap = tap_of(self, most, act_dtype, torch.device("cpu"))
 
     def attend(
         self,
@@ -52,9 +56,8 @@ class KiviCpuImpl(KiviImpl[KiviMetadata]):
         assert self.ring is not None
         assert self._kernels is not None
         n = meta.num_tokens
-        query, key, value = query[:n], key[:n], value[:n]
-        if self.config.rotation:
-            query, key, value = rotate(query.float()), rotate(key), rotate(value)
+        query = rotate(query[:n].float()) if self.config.rotation else query[:n]
+        key, value = prepare(torch.stack([key[:n], value[:n]]), self.config.rotation)
         result = torch.empty(n, self.num_heads, self.head_size, dtype=torch.float32)
 
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
@@ -79,6 +82,26 @@ class KiviCpuImpl(KiviImpl[KiviMetadata]):
         if self.config.rotation:
             result = rotate(result)
         out[:n].copy_(result)
+        if self.tap is not None:
+            self.tap.keep(query, out[:n])
+
+    def decode_rows(self, meta: KiviMetadata) -> list[DecodeRow]:
+        rows = meta.decode
+        if rows is None:
+            return []
+        numbers = zip(rows.tokens.tolist(), rows.slots.tolist(), rows.lengths.tolist(), strict=True)
+        return [
+            DecodeRow(token, slot, length - 1, block_ids)
+            for (token, slot, length), block_ids in zip(numbers, rows.block_table, strict=True)
+        ]
+
+    def staged_keys(self, slot: int, positions: torch.Tensor) -> torch.Tensor:
+        assert self.ring is not None
+        return self.ring.read_keys(torch.full_like(positions, slot), positions)
+
+    def staged_values(self, slot: int, positions: torch.Tensor) -> torch.Tensor:
+        assert self.ring is not None
+        return self.ring.read_values(torch.full_like(positions, slot), positions)
 
     def _exact_keys(self, row: PrefillRow, key: torch.Tensor) -> torch.Tensor:
         """Float32 [tokens, H, D] keys of a row from row.key_start on: from the ring, then of this step."""

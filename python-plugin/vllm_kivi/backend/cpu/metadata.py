@@ -126,7 +126,7 @@ class KiviMetadataBuilder(AttentionMetadataBuilder[KiviMetadata]):
         common = common_attn_metadata
         starts = common.query_start_loc_cpu[: common.num_reqs + 1].tolist()
         lengths = common.seq_lens[: common.num_reqs].tolist()
-        return build_metadata(
+        meta = build_metadata(
             self.config,
             starts,
             lengths,
@@ -135,6 +135,9 @@ class KiviMetadataBuilder(AttentionMetadataBuilder[KiviMetadata]):
             common.slot_mapping,
             self.draft_tokens,
         )
+        if self.pool.auditor is not None:
+            self.pool.auditor.built = meta
+        return meta
 
 
 def build_metadata(

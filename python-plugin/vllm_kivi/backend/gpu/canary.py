@@ -147,7 +147,7 @@ def check_closing(
     query, key, value = random(query_heads), random(heads), random(heads)
     pages = torch.zeros(2 + rows, heads, layout.record_bytes, dtype=torch.uint8, device=device)
     rings = empty_rings(config, 1, heads, d, 0, device)
-    staged = torch.randint(100, 140, rings[0].shape, generator=generator, dtype=torch.uint8, device="cpu")
+    staged = torch.randint(100, 130, rings[0].shape, generator=generator, dtype=torch.uint8, device="cpu")
     rings[0].copy_(staged)
     for first, count in ((1, rows), (1 + rows, 1)):
         index = torch.arange(count + 1, dtype=torch.int32, device=device)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 
+from vllm_kivi import reference
+from vllm_kivi.audit.auditor import DecodeRow
+from vllm_kivi.audit.tap import tap_of
 from vllm_kivi.backend.gpu.canary import check_kernels
 from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata, compiled_decode
 from vllm_kivi.backend.gpu.prefill import SentPiece, attend_pieces
@@ -50,6 +54,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         self._workspace = workspace_of(
             self.vllm_config, self.config, self.layout, self.num_kv_heads, self.num_heads, act_dtype, device
         )
+        self.tap = tap_of(self, self._workspace.few_query.shape[0], act_dtype, device)
 
     def restore(self) -> None:
         """Rings and scratch as they were when the model was loaded; vLLM's sleep may have dropped what they held."""
@@ -77,8 +82,31 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
             staged = self._store(meta.many, key[split:end], value[split:end], pages, meta.slot_mapping[split:end])
         if meta.few is not None:
             self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], pages, out[:split])
+            if self.tap is not None:  # at capture too, so that a graph's replay fills it
+                self.tap.keep(self._state()[1].few_query[:split], out[:split])
         if meta.many is not None and staged is not None:
             self._prefill(meta.many, meta.pieces, query[split:end], staged, pages, out[split:end])
+
+    def decode_rows(self, meta: KiviGpuMetadata) -> list[DecodeRow]:
+        if meta.few is None:
+            return []
+        starts, lengths, slots = (x.tolist() for x in (meta.few.query_start, meta.few.seq_lens, meta.few.slots))
+        counts = [end - start for start, end in pairwise(starts)]
+        return [
+            DecodeRow(starts[row], slots[row], lengths[row] - count, meta.few.block_table[row])
+            for row, count in enumerate(counts)
+            if count
+        ]
+
+    def staged_keys(self, slot: int, positions: torch.Tensor) -> torch.Tensor:
+        return self._staged(self._state()[0][0], slot, positions)
+
+    def staged_values(self, slot: int, positions: torch.Tensor) -> torch.Tensor:
+        return self._staged(self._state()[0][1], slot, positions)
+
+    @staticmethod
+    def _staged(ring: torch.Tensor, slot: int, positions: torch.Tensor) -> torch.Tensor:
+        return reference.unstage(ring[slot].cpu()[:, positions % ring.shape[2]]).transpose(0, 1)
 
     def _append(
         self,

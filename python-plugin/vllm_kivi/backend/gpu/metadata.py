@@ -109,7 +109,7 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
         few = batch(0, decodes) if decodes else None
         if few is not None and self.tasks is not None:
             plan_few(self.layout, self.windows, self.tasks, few, self.heads)
-        return KiviGpuMetadata(
+        meta = KiviGpuMetadata(
             num_tokens=common.num_actual_tokens,
             few=few,
             many=batch(decodes, rows) if prefills else None,
@@ -119,6 +119,9 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
             tasks=self.tasks,
             pieces=self._pieces(common, owners, decodes) if prefills else None,
         )
+        if self.pool.auditor is not None:
+            self.pool.auditor.built = meta
+        return meta
 
     def _pieces(self, common: CommonAttentionMetadata, owners: list[Slot], first: int) -> list[SentPiece] | None:
         """Of the rows from ``first`` on, whose lengths the host knows: they are prompts."""
