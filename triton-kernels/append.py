@@ -31,11 +31,11 @@ from vllm_kivi.layout import CacheLayout
 _HEADS = 2
 """KV heads of a program that stages keys, or takes values or queries."""
 
-_CLOSERS = 16
-"""Programs of a multiprocessor that close groups, at most."""
+_CLOSERS, _REGISTERS = 16, 128
+"""Programs of a multiprocessor that close groups, at most, and registers of a thread, of which so many run at once."""
 
-_REGISTERS = 128
-"""Of a thread, so that as many programs as that run at once; fewer of more registers close groups no faster."""
+_SEARCHERS = 8
+"""Such programs where they search for the best range, which takes registers: as many as ptxas wants."""
 
 _LOOK = (128, 256)
 """Rows that these look through at a time, at least and at most."""
@@ -269,7 +269,8 @@ def append_tokens(
     rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
     each = min(_HEADS, triton.next_power_of_2(heads))
     slices = triton.cdiv(layout.key_code_bytes, KEY_SLICE)
-    closers = min(rows * heads * slices, _CLOSERS * processors_of(pages.device.index))
+    quick = takes_whole_heads(layout, ratios(clipping))
+    closers = min(rows * heads * slices, (_CLOSERS if quick else _SEARCHERS) * processors_of(pages.device.index))
     _append_kernel[(closers + rows * 3 * triton.cdiv(heads, each),)](
         pages,
         batch.query_start,
@@ -310,7 +311,7 @@ def append_tokens(
         ROWS=triton.next_power_of_2(each * ratio),
         OVERLAP=overlaps(),
         launch_pdl=overlaps(),
-        maxnreg=_REGISTERS,
+        maxnreg=_REGISTERS if quick else None,
         num_warps=1,
         enable_fp_fusion=False,
     )

@@ -49,7 +49,7 @@ def test_a_sound_cache_has_small_errors(llm: Any, checkpoints: Path) -> None:
     figures = runner_of(llm).kivi_slots.auditor.figures
     assert figures.failures == 0
     assert figures.steps >= 60
-    assert sum(figures.errors) > 2 * figures.steps
+    assert sum(figures.errors) > figures.steps  # several rows of a step
     assert figures.error_max < SOUND
     # Prompts and answers of these close so many groups, the requests with hits some more.
     assert figures.groups_closed >= sum((n + 59) // 128 for n in (1, 100, 127, 250, 300))
