@@ -21,6 +21,8 @@ PER_ROW = ["query_start", "seq_lens", "block_table", "slots", "readable_from", "
 """Arguments that are parts of a batch's tensors: kernels must not be compiled anew for where a part begins."""
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
+INTERPRETING = tl.constexpr(INTERPRETED)
+"""The same for kernels."""
 
 _F32_EXPONENT_SHIFT = tl.constexpr((127 - 15) << 23)
 _F16_INTEGER_BITS = tl.constexpr(0x6400)  # 2^10 as float16: its mantissa counts in ones
@@ -124,7 +126,6 @@ def _unpack_asm(bits: int) -> str:
     return "{ " + " ".join(lines) + " }"
 
 
-_INTERPRETED = tl.constexpr(INTERPRETED)
 _UNPACK_4 = tl.constexpr(_unpack_asm(4))
 _UNPACK_2 = tl.constexpr(_unpack_asm(2))
 
@@ -138,7 +139,7 @@ def unpack(packed, BITS: tl.constexpr):
     """
     tl.static_assert(BITS == 2 or BITS == 4, "codes have 2 or 4 bits")
     # One chain of branches: Triton compiles what follows a branch that returns.
-    if _INTERPRETED:
+    if INTERPRETING:
         parts = ()
         for i in tl.static_range(8 // BITS):
             code = (packed & (((1 << BITS) - 1) << (BITS * i))).to(tl.int16)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-from vllm_kivi.kernels.helpers import INTERPRETED, decode_scale, decode_zero, encode
+from vllm_kivi.kernels.helpers import INTERPRETING, decode_scale, decode_zero, encode, load_pairs
 from vllm_kivi.kernels.staging import load_staged, load_staged_rows
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import CLIP_RATIOS
@@ -23,7 +23,6 @@ _HEAD_ELEMENTS = tl.constexpr(1024)
 """Channels times tokens that a warp holds while it closes a whole head."""
 
 _RAISE = tl.constexpr(2.0**23)
-_INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 def ratios(clipping: bool) -> tuple[float, ...]:
@@ -48,7 +47,7 @@ def _raised_codes(x, zero, inverse, TOP: tl.constexpr):
     """
     UNIT: tl.constexpr = 1.0 / (TOP + 1)
     place = (x - zero) * (inverse * UNIT) + 0.5 * UNIT
-    if _INTERPRETED:
+    if INTERPRETING:
         place = tl.minimum(tl.maximum(place, 0.0), (TOP + 0.5) * UNIT)
         return tl.floor(place / UNIT) * UNIT + _RAISE * UNIT
     else:  # noqa: RET505 -- Triton compiles what follows a branch that returns
@@ -189,11 +188,9 @@ def _load_range(zeros, scales, WIDTH: tl.constexpr):
     """Zeros and inverse scales of WIDTH channels of a record, float32 [1, blocks, 8]."""
     SIZE: tl.constexpr = triton.next_power_of_2(WIDTH)
     j = tl.arange(0, SIZE)
-    zero_bits = tl.load(zeros + j, mask=j < WIDTH, other=0).to(tl.int32)
-    scale_bits = tl.load(scales + j, mask=j < WIDTH, other=0).to(tl.int32)
-    inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
+    zero, scale = load_pairs(zeros, scales, j, j < WIDTH)
     shape: tl.constexpr = [1, SIZE // 8, 8]
-    return tl.reshape(decode_zero(zero_bits), shape), tl.reshape(inverse, shape)
+    return tl.reshape(zero, shape), tl.reshape(tl.div_rn(1.0, scale), shape)
 
 
 @triton.jit

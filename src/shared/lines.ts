@@ -35,3 +35,9 @@ export class Tail {
     return [...this.#lines];
   }
 }
+
+/** The JSON of the last line that begins with a mark: libraries print around it. Undefined where there is none. */
+export function markedAnswer(stdout: string, mark: string): unknown {
+  const line = stdout.split("\n").findLast((text) => text.startsWith(mark));
+  return line === undefined ? undefined : JSON.parse(line.slice(mark.length));
+}

@@ -35,7 +35,7 @@ def kernels(events: list[dict[str, Any]]) -> list[Kernel]:
 
 
 def _short(name: str) -> str:
-    """Without a template's arguments, but for one word that tells GEMMs apart."""
+    """Its beginning: templates make names of a thousand characters."""
     bare = re.sub(r"^void\s+", "", name)
     return bare if len(bare) <= 90 else f"{bare[:87]}..."
 

@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import { z } from "zod";
 import type { Context } from "../../shared/context.js";
 import { childError, environmentError, type KiviError, usageError } from "../../shared/errors.js";
+import { markedAnswer } from "../../shared/lines.js";
 import { runChecked } from "../../shared/process.js";
 
 const MARK = "KIVI_TEXT ";
@@ -57,9 +58,9 @@ export async function datasetText(ctx: Context, python: string, source: string):
       },
     ),
   );
-  const line = stdout.split("\n").findLast((text) => text.startsWith(MARK));
-  if (line === undefined) throw childError("dataset-unreadable", `${argv[1]} printed no answer.`);
-  const told = answer.parse(JSON.parse(line.slice(MARK.length)));
+  const found = markedAnswer(stdout, MARK);
+  if (found === undefined) throw childError("dataset-unreadable", `${argv[1]} printed no answer.`);
+  const told = answer.parse(found);
   if ("error" in told) throw refusal(source, python, told);
   ctx.out.debug(`${source}: ${told.rows} rows of the column ${told.column}`);
   return told.path;

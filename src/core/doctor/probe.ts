@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { z } from "zod";
 import type { Context } from "../../shared/context.js";
 import { childError } from "../../shared/errors.js";
+import { markedAnswer } from "../../shared/lines.js";
 import { runChecked } from "../../shared/process.js";
 import type { Venv } from "../venv/index.js";
 
@@ -42,7 +43,7 @@ export async function askProbe<T>(context: Context, venv: Venv, question: Questi
       timeoutMs,
     },
   );
-  const line = stdout.split("\n").findLast((text) => text.startsWith(mark));
-  if (line === undefined) throw childError(code, `${argv.at(-1)} printed no answer.`);
-  return answer.parse(JSON.parse(line.slice(mark.length)));
+  const told = markedAnswer(stdout, mark);
+  if (told === undefined) throw childError(code, `${argv.at(-1)} printed no answer.`);
+  return answer.parse(told);
 }

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import type { Context } from "../../shared/context.js";
 import { childError, environmentError, type KiviError } from "../../shared/errors.js";
+import { markedAnswer } from "../../shared/lines.js";
 import { runChecked } from "../../shared/process.js";
 import type { Venv } from "../venv/venv.js";
 import { DISTRIBUTION } from "./distribution.js";
@@ -90,14 +91,14 @@ export async function verifyPlugin(
       timeoutMs: 600_000,
     },
   );
-  const line = stdout.split("\n").findLast((text) => text.startsWith(MARK));
-  if (line === undefined) {
+  const found = markedAnswer(stdout, MARK);
+  if (found === undefined) {
     throw childError(
       "verify-failed",
       `The check of ${venv.path} printed no answer.\n${tail.slice(-15).join("\n")}`,
     );
   }
-  const answer = JSON.parse(line.slice(MARK.length)) as Answer;
+  const answer = found as Answer;
   if (answer.stage !== "ok" || answer.status === undefined) throw problem(venv, answer);
   const inPlace = answer.file?.startsWith(join(venv.sitePackages, DISTRIBUTION.package)) === true;
   if (!inPlace || answer.status.version !== version) {

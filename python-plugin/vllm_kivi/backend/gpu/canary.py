@@ -120,11 +120,10 @@ def check_kernels(
         want = _expected(config, layout, expected, query, key, value, position)
         error = error_ratio(got[position], want)
         if not error < TOLERANCE:
-            raise CanaryError(
-                f"KIVI refuses: the start-up canary failed in {what} of token {position}: RMS error ratio {error:.3g} "
-                f"(allowed {TOLERANCE:g}) with {heads} KV heads, {query_heads} query heads, {dtype}, {layout}. The "
-                "kernels of this environment are wrong: re-install with kivi install --force"
-            )
+            raise _refusal(
+                f"{what} of token {position}: RMS error ratio {error:.3g} (allowed {TOLERANCE:g})",
+                heads, query_heads, dtype, layout,
+            )  # fmt: skip
 
 
 def check_closing(
@@ -160,11 +159,18 @@ def check_closing(
         append_tokens(layout, pages, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation)
     wrong = int((pages[1 : 1 + rows] != pages[1 + rows]).sum())
     if wrong:
-        raise CanaryError(
-            f"KIVI refuses: the start-up canary failed in closing a key group of {rows} rows at once: {wrong} bytes of "
-            f"{pages[1 : 1 + rows].numel()} are not those of one row alone, with {heads} KV heads, {query_heads} query "
-            f"heads, {dtype}, {layout}. The kernels of this environment are wrong: re-install with kivi install --force"
-        )
+        raise _refusal(
+            f"closing a key group of {rows} rows at once: {wrong} bytes of {pages[1 : 1 + rows].numel()} are not those "
+            "of one row alone,",
+            heads, query_heads, dtype, layout,
+        )  # fmt: skip
+
+
+def _refusal(what: str, heads: int, query_heads: int, dtype: torch.dtype, layout: CacheLayout) -> CanaryError:
+    return CanaryError(
+        f"KIVI refuses: the start-up canary failed in {what} with {heads} KV heads, {query_heads} query heads, "
+        f"{dtype}, {layout}. The kernels of this environment are wrong: re-install with kivi install --force"
+    )
 
 
 def _rotated(config: KiviConfig, x: torch.Tensor) -> torch.Tensor:
