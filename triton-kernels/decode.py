@@ -48,16 +48,30 @@ class Blocks:
     resident: int
 
 
-_LARGE, _SMALL = Blocks(8, 1), Blocks(4, 3)
+_PLAIN = Blocks(8, 1), Blocks(4, 3), Blocks(4, 3)
+"""For few rows and heads, for some and for many, where every warp loads for itself: warps hide how long that takes."""
+
+_AHEAD = Blocks(8, 1), Blocks(4, 2), Blocks(2, 4)
+"""The same where records are copied ahead. More warps than eight ask for more bytes at a time, which come more slowly;
+small blocks overlap the beginning of one row with the end of another, and split a row less."""
+
+_AHEAD_TWO_BITS = Blocks(12, 1), *_AHEAD[1:]
+"""For two-bit keys, which take more instructions a byte."""
 
 
-def blocks_of(pairs: int, processors: int) -> Blocks:
+def _shapes(layout: CacheLayout, ahead: bool) -> tuple[Blocks, Blocks, Blocks]:
+    return _PLAIN if not ahead else _AHEAD_TWO_BITS if layout.key_bits == 2 else _AHEAD
+
+
+def blocks_of(layout: CacheLayout, pairs: int, processors: int, ahead: bool) -> Blocks:
     """Large ones where a step has so few rows and heads that one fills a multiprocessor; for all steps of a CUDA graph.
 
     Args:
         pairs: rows of the (padded) batch times KV heads.
+        ahead: of :func:`copies_ahead`.
     """
-    return _LARGE if pairs <= processors else _SMALL
+    few, some, many = _shapes(layout, ahead)
+    return few if pairs <= processors else some if pairs <= 3 * processors else many
 
 
 _OUT = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -91,15 +105,25 @@ def compiler_works() -> bool:
     return True
 
 
-def blocks_to_fill(pairs: int, device: int) -> int:
-    """Thread blocks that fill a GPU; see :func:`blocks_of`."""
-    processors = processors_of(device)
-    return processors * blocks_of(pairs, processors).resident
+def blocks_on(layout: CacheLayout, pairs: int, device: int) -> Blocks:
+    """Those of :func:`blocks_of` on a GPU."""
+    return blocks_of(layout, pairs, processors_of(device), copies_ahead(layout, _architecture(device)))
 
 
-def most_tasks_on(rows: int, heads: int, device: int) -> int:
+def blocks_to_fill(layout: CacheLayout, pairs: int, device: int) -> int:
+    """Thread blocks that fill a GPU."""
+    return processors_of(device) * blocks_on(layout, pairs, device).resident
+
+
+def most_tasks_on(layout: CacheLayout, rows: int, heads: int, device: int) -> int:
     """Tasks of a step on a GPU, at most; see :func:`vllm_kivi.kernels.tasks.most_tasks`."""
-    return most_tasks(rows, heads, blocks_to_fill(rows * heads, device))
+    return most_tasks(rows, heads, blocks_to_fill(layout, rows * heads, device))
+
+
+@functools.cache
+def _architecture(device: int) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
 
 
 def decode_rows(
@@ -133,7 +157,7 @@ def decode_rows(
     """
     part_out, part_lse = scratch
     heads, rows, device = pages.shape[1], batch.seq_lens.shape[0], query.device.index
-    blocks, most = blocks_of(rows * heads, processors_of(device)), most_tasks_on(rows, heads, device)
+    blocks, most = blocks_on(layout, rows * heads, device), most_tasks_on(layout, rows, heads, device)
     ring_key, ring_value = rings
     ratio = query.shape[1] // heads
     assert part_lse.numel() >= most * query.shape[1]
@@ -153,13 +177,14 @@ def decode_rows(
     _driver("cuLaunchKernelEx", launch, kernel, (values, types), 0)
 
 
+@functools.cache
 def copies_ahead(layout: CacheLayout, architecture: str) -> bool:
     """Whether records are copied to shared memory ahead of their use."""
     kib = _COPYING.get(architecture)
     whole = all(offset % 16 == 0 for offset in (layout.value_codes_offset, layout.key_zeros_offset))
     fits = kib is not None and all(
         blocks.resident * (shared_bytes(layout, _MOST_QUERY_HEADS, True, blocks) + _RESERVED) <= kib << 10
-        for blocks in (_LARGE, _SMALL)
+        for blocks in _shapes(layout, True)
     )
     return whole and fits
 
@@ -167,11 +192,16 @@ def copies_ahead(layout: CacheLayout, architecture: str) -> bool:
 def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks) -> int:
     """Shared memory of a thread block; decode.cu asserts it."""
     d = layout.head_size
-    newest = 2 * 16 * (d + 8)
-    record = 2 * layout.record_bytes - layout.key_zeros_offset if copying else 0  # and the next one's zeros and scales
-    last = 4 * (blocks.warps * _MOST_QUERY_HEADS * (d + 2) + ratio * d + 1)
+    keys, values, pairs = 16, 16, 16
+    if copying:
+        keys = layout.value_codes_offset - layout.key_codes_offset
+        values = layout.key_zeros_offset - layout.value_codes_offset
+        pairs = layout.record_bytes - layout.key_zeros_offset  # and the next record's
+    newest = 2 * 16 * (d + 8)  # a tile, before the first values
+    buffer = keys + pairs + max(values + pairs, newest)
+    last = 4 * (blocks.warps * ratio * (d + 6) + 1)
     query, barriers = 16 * d, 2 * 8 * blocks.warps
-    return query + barriers + -(-max(blocks.warps * max(newest, record), last) // 8) * 8
+    return query + barriers + -(-max(blocks.warps * buffer, last) // 8) * 8
 
 
 def macros(
@@ -251,8 +281,7 @@ def _compiled(
     """The kernel on a device, in PyTorch's context there, and the shared memory of its blocks."""
     from cuda.bindings import driver
 
-    major, minor = torch.cuda.get_device_capability(device)
-    architecture = f"sm_{major}{minor}"
+    architecture = _architecture(device)
     sizes = macros(layout, windows, ratio, rotation, out, blocks, copies_ahead(layout, architecture))
     binary = compile_for(architecture, sizes)
     with torch.cuda.device(device):

@@ -33,20 +33,21 @@ def new_scratch(
 ) -> Scratch:
     """Scratch of :func:`attend_few` for steps of at most ``rows`` rows."""
     if device.type == "cuda":
-        parts = max(parts, most_tasks_on(rows, heads, device.index or 0))
+        parts = max(parts, most_tasks_on(layout, rows, heads, device.index or 0))
     out = torch.empty(parts * query_heads * layout.head_size, dtype=torch.float32, device=device)
     lse = torch.empty(parts * query_heads, dtype=torch.float32, device=device)
     return Scratch(out, lse, torch.zeros(rows, heads, dtype=torch.int32, device=device))
 
 
-def new_tasks(rows: int, heads: int, device: torch.device) -> torch.Tensor:
+def new_tasks(layout: CacheLayout, rows: int, heads: int, device: torch.device) -> torch.Tensor:
     """Room for the tasks of steps of at most ``rows`` rows; those of fewer rows are fewer."""
-    return torch.full((most_tasks_on(rows, heads, device.index or 0), 4), -1, dtype=torch.int32, device=device)
+    most = most_tasks_on(layout, rows, heads, device.index or 0)
+    return torch.full((most, 4), -1, dtype=torch.int32, device=device)
 
 
 def plan_few(layout: CacheLayout, windows: Windows, tasks: torch.Tensor, batch: Batch, heads: int) -> None:
     """Plan rows of one query for decode.cu, once a step, into ``tasks`` of :func:`new_tasks`."""
-    blocks = blocks_to_fill(batch.seq_lens.shape[0] * heads, tasks.device.index)
+    blocks = blocks_to_fill(layout, batch.seq_lens.shape[0] * heads, tasks.device.index)
     plan_tasks(layout, windows, tasks, batch, heads, blocks)
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 from vllm_kivi.kernels.helpers import INTERPRETING, decode_scale, decode_zero, encode, load_pairs
-from vllm_kivi.kernels.staging import load_staged, load_staged_rows
+from vllm_kivi.kernels.staging import decode_rows, load_staged, load_staged_rows
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import CLIP_RATIOS
 
@@ -38,27 +38,31 @@ def value_span(layout: CacheLayout) -> int:
 
 
 @triton.jit
-def _raised_codes(x, zero, inverse, TOP: tl.constexpr):
-    """Codes, halves rounded up, in units of 1 / (TOP + 1), plus 2^23 of these; float32.
+def _raised_codes(above, inverse, TOP: tl.constexpr):
+    """Codes of what lies ``above`` the zero, halves rounded up, in units of 1 / (TOP + 1), plus 2^23 of these; float32.
 
     Without floor and one of two comparisons, which are slow: adding nothing but a power of two's worth of places rounds
     towards zero, and what is between 0 and 1 costs nothing to clamp. The units are exact, so the codes are those of
     reference.quantize.
     """
     UNIT: tl.constexpr = 1.0 / (TOP + 1)
-    place = (x - zero) * (inverse * UNIT) + 0.5 * UNIT
+    place = above * (inverse * UNIT)
     if INTERPRETING:
-        place = tl.minimum(tl.maximum(place, 0.0), (TOP + 0.5) * UNIT)
+        place = tl.minimum(tl.maximum(place + 0.5 * UNIT, 0.0), (TOP + 0.5) * UNIT)
         return tl.floor(place / UNIT) * UNIT + _RAISE * UNIT
     else:  # noqa: RET505 -- Triton compiles what follows a branch that returns
-        place = tl.minimum(libdevice.saturatef(place), (TOP + 0.5) * UNIT)
+        place = tl.inline_asm_elementwise(
+            "add.sat.f32 $0, $1, $2;", "=f,f,f", [place, tl.full(place.shape, 0.5 * UNIT, tl.float32)],
+            dtype=tl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
+        place = tl.minimum(place, (TOP + 0.5) * UNIT)
         return libdevice.add_rz(place, tl.full(place.shape, _RAISE * UNIT, tl.float32))
 
 
 @triton.jit
-def codes_of(x, zero, inverse, TOP: tl.constexpr):
-    """Codes as int32."""
-    return _raised_codes(x, zero, inverse, TOP).to(tl.int32, bitcast=True) & TOP
+def codes_of(above, inverse, TOP: tl.constexpr):
+    """Codes, int32, of what lies ``above`` the zero (float32)."""
+    return _raised_codes(above, inverse, TOP).to(tl.int32, bitcast=True) & TOP
 
 
 @triton.jit
@@ -94,7 +98,7 @@ def _error(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
     """Squared error of each row of x under a zero and scale, f32 [ROWS]."""
     zero = decode_zero(zero_bits)[:, None]
     scale = decode_scale(zero_bits, scale_bits)[:, None]
-    codes = _raised_codes(x, zero, tl.div_rn(1.0, scale), TOP) - _RAISE / (TOP + 1)
+    codes = _raised_codes(x - zero, tl.div_rn(1.0, scale), TOP) - _RAISE / (TOP + 1)
     off = codes * (scale * (TOP + 1)) + zero - x
     return tl.sum(tl.where(mask, off * off, 0.0), 1)
 
@@ -120,7 +124,7 @@ def quantize_keys(record, group, x, part, j, LAYOUT: tl.constexpr, RATIOS: tl.co
     tl.store(zeros + c, zero_bits.to(tl.uint16), mask=j < WIDTH)
     tl.store(record + LAYOUT.key_scales_offset + c, scale_bits.to(tl.uint8), mask=j < WIDTH)
     inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
-    return codes_of(x, decode_zero(zero_bits)[:, None], inverse[:, None], TOP) << (LAYOUT.key_bits * part)
+    return codes_of(x - decode_zero(zero_bits)[:, None], inverse[:, None], TOP) << (LAYOUT.key_bits * part)
 
 
 @triton.jit
@@ -156,9 +160,11 @@ def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, 
     t = tl.arange(0, TOKENS)
     low0 = tl.full([TOKENS, SIZE // 8, 8], float("inf"), tl.float32)
     high0, low1, high1 = -low0, low0, -low0
-    for at in range(0, G, TOKENS):
-        tokens = ring + (first + at + t) % ring_tokens * BYTES
-        x0, x1 = load_staged_rows(tokens, 0, WIDTH, D), load_staged_rows(tokens, WIDTH, WIDTH, D)
+    # The next tokens are on their way while these are worked on.
+    codes0, exponent0, codes1, exponent1 = _load_halves(ring, first, t, ring_tokens, BYTES, WIDTH, D)
+    for at in range(TOKENS, G + TOKENS, TOKENS):
+        x0, x1 = decode_rows(codes0, exponent0, 0.0), decode_rows(codes1, exponent1, 0.0)
+        codes0, exponent0, codes1, exponent1 = _load_halves(ring, first + at % G, t, ring_tokens, BYTES, WIDTH, D)
         low0, high0 = tl.minimum(low0, x0), tl.maximum(high0, x0)
         low1, high1 = tl.minimum(low1, x1), tl.maximum(high1, x1)
     zero_bits0, scale_bits0 = _encode_range(tl.min(low0, 0), tl.max(high0, 0), 1.0, TOP)
@@ -176,11 +182,21 @@ def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, 
     zero1, inverse1 = _load_range(zeros + WIDTH, scales + WIDTH, WIDTH)
     to = record + LAYOUT.key_codes_offset + group * G * WIDTH
     for at in range(0, G, TOKENS):
-        tokens = ring + (first + at + t) % ring_tokens * BYTES
-        x0, x1 = load_staged_rows(tokens, 0, WIDTH, D), load_staged_rows(tokens, WIDTH, WIDTH, D)
-        packed = codes_of(x0, zero0, inverse0, TOP) | (codes_of(x1, zero1, inverse1, TOP) << 4)
+        above0, above1 = decode_rows(codes0, exponent0, -zero0), decode_rows(codes1, exponent1, -zero1)
+        following = first + (at + TOKENS) % G
+        codes0, exponent0, codes1, exponent1 = _load_halves(ring, following, t, ring_tokens, BYTES, WIDTH, D)
+        packed = codes_of(above0, inverse0, TOP) | (codes_of(above1, inverse1, TOP) << 4)
         at_token = to + (at + t)[:, None, None] * WIDTH
         tl.store(at_token + j[None, :, :], packed.to(tl.uint8), mask=(t >= 0)[:, None, None] & (j < WIDTH)[None, :, :])
+
+
+@triton.jit
+def _load_halves(ring, first, t, ring_tokens, BYTES: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Of tokens ``first + t`` (int32) of a head's ring what both halves of its packed channels are made of."""
+    tokens = ring + (first + t) % ring_tokens * BYTES
+    codes0, exponent0 = load_staged_rows(tokens, 0, WIDTH, D)
+    codes1, exponent1 = load_staged_rows(tokens, WIDTH, WIDTH, D)
+    return codes0, exponent0, codes1, exponent1
 
 
 @triton.jit
@@ -246,6 +262,6 @@ def store_values(
             tl.store(zeros + g * T, zero_bits.to(tl.uint16), mask=starts_here)
             tl.store(scales + g * T, scale_bits.to(tl.uint8), mask=starts_here)
         x = _load_values(source[:, None], c[None, :], in_part, D, STAGED)
-        packed |= codes_of(x, zero, inverse, TOP) << (LAYOUT.value_bits * part)
+        packed |= codes_of(x - zero, inverse, TOP) << (LAYOUT.value_bits * part)
     to = record[:, None] + LAYOUT.value_codes_offset + j[None, :] * T + token[:, None]
     tl.store(to, packed.to(tl.uint8), mask=in_part)

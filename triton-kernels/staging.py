@@ -91,16 +91,22 @@ def load_staged_columns(at, first, live, COUNT: tl.constexpr, SIZE: tl.constexpr
 
 @triton.jit
 def load_staged_rows(at, first: tl.constexpr, COUNT: tl.constexpr, D: tl.constexpr):
-    """Float32 [tokens, blocks, 8]: COUNT channels from ``first`` on, padded, of the ring's tokens at pointers [tokens].
+    """COUNT channels from ``first`` on, padded, of the ring's tokens at pointers [tokens], for :func:`decode_rows`.
 
+    Returns codes, int8 [tokens, blocks, 8], and exponents, uint8 [tokens, blocks].
     ``first`` and COUNT must be multiples of eight.
     """
     b, e = tl.arange(0, triton.next_power_of_2(COUNT) // _BLOCK), tl.arange(0, _BLOCK)
     here = (b < COUNT // _BLOCK)[None, :]
     c = b[None, :, None] * _BLOCK + e[None, None, :] + first
     codes = tl.load(at[:, None, None] + c, mask=here[:, :, None], other=0).to(tl.int8, bitcast=True)
-    exponent = tl.load(at[:, None] + (b + D + first // _BLOCK)[None, :], mask=here, other=0)
-    return codes.to(tl.float32) * staged_unit(exponent)[:, :, None]
+    return codes, tl.load(at[:, None] + (b + D + first // _BLOCK)[None, :], mask=here, other=0)
+
+
+@triton.jit
+def decode_rows(codes, exponent, offset):
+    """Float32 [tokens, blocks, 8] of what :func:`load_staged_rows` returns, plus an offset; rounded once."""
+    return tl.fma(codes.to(tl.float32), staged_unit(exponent)[:, :, None], offset)
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -11,8 +11,16 @@ __device__ __forceinline__ void score_chunk(
     float (&scores)[ROW_TILES][4], Query& folded, float2& bias, const u32 (&query)[D / 32][32][4], const u8* keys,
     const u8* pairs, int token, int lane
 ) {
-    if (token % G == 0) bias = fold(folded, query, pairs, token / G, lane);
+    if (CHUNK == G || token % G == 0) bias = fold(folded, query, pairs, token / G, lane);
     score(scores, folded, bias, keys, token, lane);
+}
+
+// Scores of a chunk that the row does not have.
+__device__ __forceinline__ void forget(float (&scores)[ROW_TILES][4]) {
+#pragma unroll
+    for (int i = 0; i < ROW_TILES; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) scores[i][e] = -__int_as_float(0x7F800000);
 }
 
 __device__ __forceinline__ void add_chunk(
@@ -26,7 +34,7 @@ __device__ __forceinline__ void add_chunk(
 __device__ __forceinline__ void copy_keys(Buffer& buffer, int turn, const u8* record, u64* barrier) {
     expect(barrier, sizeof(buffer.keys) + PAIRS);
     copy(buffer.keys, record + KEY_CODES, sizeof(buffer.keys), barrier);
-    copy(buffer.pairs[turn], record + KEY_ZEROS, PAIRS, barrier);
+    copy(buffer.pairs(turn), record + KEY_ZEROS, PAIRS, barrier);
 }
 
 __device__ __forceinline__ void copy_values(Buffer& buffer, const u8* record, u64* barrier) {
@@ -34,34 +42,40 @@ __device__ __forceinline__ void copy_values(Buffer& buffer, const u8* record, u6
     copy(buffer.values, record + VALUE_CODES, sizeof(buffer.values), barrier);
 }
 
-// Ask for a warp's first record.
+// Ask for a warp's first record, ``block`` of those before ``end``; its values now or with start_values.
 __device__ __forceinline__ void start_blocks(
-    Shared& shared, const u8* head_pages, const int* table, int stride_page, int block, int end, int warp, int lane
+    Shared& shared, const u8* head_pages, const int* table, int stride_page, int block, int end, bool values, int warp,
+    int lane
 ) {
     if (!BUFFERED || lane != 0) return;
-    Buffer& buffer = shared.work[warp].buffer;
     u64 *keys_here = &shared.keys_here[warp], *values_here = &shared.values_here[warp];
     start_barrier(keys_here), start_barrier(values_here);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    if (block < end) {
-        const u8* record = head_pages + (i64)__ldg(table + block) * stride_page;
-        copy_keys(buffer, 0, record, keys_here);
-        copy_values(buffer, record, values_here);
-    }
+    if (block >= end) return;
+    const u8* record = head_pages + (i64)__ldg(table + block) * stride_page;
+    copy_keys(shared.buffers[warp], 0, record, keys_here);
+    if (values) copy_values(shared.buffers[warp], record, values_here);
 }
 
-// A warp's share of the blocks [block, end), every WARPS-th; quantized tokens end at ``tokens``. After start_blocks.
+__device__ __forceinline__ void start_values(
+    Shared& shared, const u8* head_pages, const int* table, int stride_page, int block, int end, int warp, int lane
+) {
+    if (!BUFFERED || lane != 0 || block >= end) return;
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the warp has read a tile there
+    const u8* record = head_pages + (i64)__ldg(table + block) * stride_page;
+    copy_values(shared.buffers[warp], record, &shared.values_here[warp]);
+}
+
+// A warp's share of the blocks [block, end), every WARPS-th; quantized tokens end at ``tokens``. After load_query.
 __device__ __forceinline__ void add_blocks(
-    State& state, Shared& shared, const float* own, float scale_log2, bool live, const u8* head_pages,
-    const int* table, int stride_page, int block, int end, int tokens, int warp, int lane
+    State& state, Shared& shared, const u8* head_pages, const int* table, int stride_page, int block, int end,
+    int tokens, int warp, int lane
 ) {
     Query folded;
     float2 bias;
     if constexpr (!BUFFERED) {
         int id = block < end ? __ldg(table + block) : 0;
-        load_query(shared.query, own, scale_log2, live, warp, lane);
-        __syncthreads();
         for (; block < end; block += WARPS) {
             const u8* record = head_pages + (i64)id * stride_page;
             if (block + WARPS < end) id = __ldg(table + block + WARPS);
@@ -74,11 +88,9 @@ __device__ __forceinline__ void add_blocks(
             }
         }
     } else {
-        Buffer& buffer = shared.work[warp].buffer;
+        Buffer& buffer = shared.buffers[warp];
         u64 *keys_here = &shared.keys_here[warp], *values_here = &shared.values_here[warp];
         int id = block + WARPS < end ? __ldg(table + block + WARPS) : 0;
-        load_query(shared.query, own, scale_log2, live, warp, lane);
-        __syncthreads();
         const u8 *record = nullptr, *next;
         for (u32 turn = 0; block < end; block += WARPS, turn ^= 1, record = next) {
             const bool asks = lane == 0 && block + WARPS < end;
@@ -88,16 +100,28 @@ __device__ __forceinline__ void add_blocks(
             wait(keys_here, turn);
             // Not sooner: more bytes under way at a time come more slowly.
             if (lane == 0 && record) copy_values(buffer, record, values_here);
-            for (int token = 0; token < here; token += CHUNK) {
-                float scores[ROW_TILES][4];
-                score_chunk(scores, folded, bias, shared.query, buffer.keys, buffer.pairs[turn], token, lane);
-                if (token + CHUNK >= here) {
+            for (int token = 0; token < here; token += STEP) {
+                float scores[STEP / CHUNK][ROW_TILES][4];
+#pragma unroll
+                for (int c = 0; c < STEP / CHUNK; ++c) {
+                    const int at = token + c * CHUNK;
+                    if (STEP == CHUNK || at < here)
+                        score_chunk(scores[c], folded, bias, shared.query, buffer.keys, buffer.pairs(turn), at, lane);
+                    else
+                        forget(scores[c]);
+                }
+                if (token + STEP >= here) {
                     __syncwarp();  // all have read the keys
                     if (asks) copy_keys(buffer, turn ^ 1, next, keys_here);
                 }
-                softmax_step(scores, state);
+                softmax_step((float(&)[STEP / 16][4])scores, state);
                 if (token == 0) wait(values_here, turn);
-                add_chunk(state, scores, buffer.values, buffer.pairs[turn], token, lane);
+#pragma unroll
+                for (int c = 0; c < STEP / CHUNK; ++c) {
+                    const int at = token + c * CHUNK;
+                    if (STEP == CHUNK || at < here)
+                        add_chunk(state, scores[c], buffer.values, buffer.pairs(turn), at, lane);
+                }
             }
             __syncwarp();  // all have read the values
         }

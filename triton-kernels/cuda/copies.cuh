@@ -19,6 +19,11 @@ __device__ __forceinline__ void copy(void* to, const u8* from, int bytes, u64* b
                  :: "r"(address_of(to)), "l"(from), "r"(bytes), "r"(address_of(barrier)) : "memory");
 }
 
+// Into the L2 cache.
+__device__ __forceinline__ void prefetch(const u8* from, int bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" :: "l"(from), "r"(bytes));
+}
+
 __device__ __forceinline__ void wait(u64* barrier, u32 parity) {
     asm volatile("{ .reg .pred done;\n"
                  "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"

@@ -34,6 +34,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const int4 mine = tasks[task];
     const int row = mine.x, split = mine.y, live = mine.z, share = mine.w;
     if (row < 0) return wait_for_launch_before();
+    const i64 slot = slots[row];
     const int start = query_start[row], length = seq_lens[row], position = length - 1, readable = readable_from[row];
     const int closed = max(max(position - KEY_WINDOW, 0) / G * G, readable);
     const int rough = max(max(position - VALUE_WINDOW, 0) / VALUE_RESIDUAL * VALUE_RESIDUAL, readable);
@@ -48,53 +49,64 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const u8* head_pages = pages + (i64)head * RECORD;
     // The launch before this one appends the step's tokens. A row reads of pages what earlier steps closed, except in the
     // step of a prefix hit, which may be on a block that this very step fills.
+    const bool has_newest = split == live - 1;
+    const u8* key_ring = ring_key + slot * stride_key_slot + (i64)head * key_tokens * STAGED;
+    const u8* value_ring = ring_value + slot * stride_value_slot + (i64)head * value_tokens * STAGED;
+    // The first of them goes to the warp that comes after the last with a block.
+    const int newest = groups * G + 16 * ((warp + WARPS - (end - first) % WARPS) % WARPS);
     const bool settled = position > readable;
-    if (settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, warp, lane);
+    if (settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, !has_newest, warp, lane);
+    if (BUFFERED && has_newest && lane == 0) {
+        prefetch_newest(key_ring, key_tokens, newest, 0, length);
+        prefetch_newest(value_ring, value_tokens, newest, rough, length);
+    }
     wait_for_launch_before();
-    if (!settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, warp, lane);
+    if (!settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, !has_newest, warp, lane);
+    load_query(shared.query, own, scale_log2, asks, warp, lane);
+    __syncthreads();
 
     State state = {};
     state.high[0] = state.high[1] = -1e30f;  // finite: a warp may get no token
-    if (groups > 0) {
-        add_blocks(
-            state, shared, own, scale_log2, asks, head_pages, table, stride_page, first + warp, end, tokens, warp, lane
-        );
-        undo_factors(state);
-    }
-    if (split == live - 1) {
-        const u8* key_ring = ring_key + (i64)slots[row] * stride_key_slot + (i64)head * key_tokens * STAGED;
-        const u8* value_ring = ring_value + (i64)slots[row] * stride_value_slot + (i64)head * value_tokens * STAGED;
+    if (has_newest) {
         add_newest(
-            state, shared.work[warp].tile, own, scale_log2, asks, key_ring, key_tokens, value_ring, value_tokens,
-            head_pages, table, stride_page, groups * G + 16 * warp, rough, length, lane
+            state, shared.buffers[warp].tile, shared.query, key_ring, key_tokens, value_ring, value_tokens, head_pages,
+            table, stride_page, newest, rough, length, lane
         );
+        change_factors(state, false);
+        start_values(shared, head_pages, table, stride_page, first + warp, end, warp, lane);
     }
+    add_blocks(state, shared, head_pages, table, stride_page, first + warp, end, tokens, warp, lane);
+    change_factors(state, true);
     combine(state, shared.last, warp, lane);
 
-    if (live == 1) {
-        for (int i = threadIdx.x; i < RATIO * D; i += WARPS * 32)
-            shared.last.merged[i / D][i % D] = combined(shared.last, i / D, i % D).x;
-    } else {
-        const int stride_task = heads * RATIO;
-        part_out += ((i64)(task - split) * stride_task + head * RATIO) * D;
-        part_lse += (task - split) * stride_task + head * RATIO;
-        for (int i = threadIdx.x; i < RATIO * D; i += WARPS * 32) {
-            const int n = i / D, channel = i % D;
-            const float2 x = combined(shared.last, n, channel);
-            part_out[((i64)split * stride_task + n) * D + channel] = x.x;
-            if (channel == 0) part_lse[split * stride_task + n] = x.y;
+    out += (i64)start * stride_out + (i64)head * RATIO * stride_out_head;
+    const int stride_task = heads * RATIO;
+    part_out += ((i64)(task - split) * stride_task + head * RATIO) * D;
+    part_lse += (task - split) * stride_task + head * RATIO;
+    for (int n = warp; n < RATIO; n += WARPS) {
+        Part part;
+        combined(part, shared.last, n, lane);
+        if (live == 1) {
+            write_out(part, out + n * stride_out_head, lane);
+        } else {
+            if (lane == 0) part_lse[split * stride_task + n] = part.lse;
+#pragma unroll
+            for (int i = 0; i < D / 32; ++i)
+                part_out[((i64)split * stride_task + n) * D + 32 * i + lane] = part.out[i];
         }
-        __threadfence();
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            u32* count = arrived + row * heads + head;
-            shared.last.is_last = atomicAdd(count, 1) == live - 1;
-            if (shared.last.is_last) *count = 0;  // for the next launch
-        }
-        __syncthreads();
-        if (!shared.last.is_last) return;
-        __threadfence();
-        merge(shared.last, part_out, part_lse, stride_task, live);
     }
-    write_out(shared.last, out + (i64)start * stride_out + (i64)head * RATIO * stride_out_head, stride_out_head);
+    if (live == 1) return;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        u32* count = arrived + row * heads + head;
+        shared.last.is_last = add_in_order(count, 1) == live - 1;
+        if (shared.last.is_last) *count = 0;  // for the next launch
+    }
+    __syncthreads();
+    if (!shared.last.is_last) return;
+    for (int n = warp; n < RATIO; n += WARPS) {
+        Part part;
+        merge(part, part_out + n * D, part_lse + n, stride_task, live, lane);
+        write_out(part, out + n * stride_out_head, lane);
+    }
 }

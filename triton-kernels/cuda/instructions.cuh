@@ -10,8 +10,12 @@ __device__ __forceinline__ u32 pack_half2(float low, float high) {
 }
 
 __device__ __forceinline__ u32 finite_half2(u32 packed) {  // -60000 to 60000
+#if __CUDA_ARCH__ >= 860
+    asm("min.xorsign.abs.f16x2 %0, %0, %1;" : "+r"(packed) : "r"(0x7B537B53u));
+#else
     asm("min.f16x2 %0, %0, %1;" : "+r"(packed) : "r"(0x7B537B53u));
     asm("max.f16x2 %0, %0, %1;" : "+r"(packed) : "r"(0xFB53FB53u));
+#endif
     return packed;
 }
 
@@ -30,6 +34,13 @@ __device__ __forceinline__ float2 floats_of(u32 half2) {
 __device__ __forceinline__ float exp2_of(float x) {
     asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
     return x;
+}
+
+// Returns what was there. What a block wrote before its barrier is seen by the block that reads after it.
+__device__ __forceinline__ u32 add_in_order(u32* to, u32 count) {
+    u32 old;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(old) : "l"(to), "r"(count) : "memory");
+    return old;
 }
 
 __device__ __forceinline__ u32 transposed(u32 fragment) {

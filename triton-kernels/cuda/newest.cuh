@@ -1,57 +1,136 @@
-// Tokens that are not quantized yet: from the rings, as float16 through shared memory.
+// Tokens that are not quantized yet, out of the rings: keys straight into registers, values through shared memory, both
+// as float16.
 
 #pragma once
+#include "copies.cuh"
 #include "packed.cuh"
 #include "softmax.cuh"
 
+// Two codes of a ring, each with its sign bit flipped behind the byte 0x64 (1024 + 128 + code as float16), times a unit.
+__device__ __forceinline__ u32 exact_half2(u32 raised, u32 unit) {
+    asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(raised) : "r"(0x64806480u));
+    return times_half2(raised, unit);
+}
+
+// The power of two that a ring's exponent stands for.
+__device__ __forceinline__ u32 unit_of(u32 exponent) {
+    const float unit = __uint_as_float(exponent << 23);
+    return pack_half2(unit, unit);
+}
+
+// Where a token lies in a ring; ``base`` is where the tile's first does.
+__device__ __forceinline__ const u8* staged_token(const u8* ring, int ring_tokens, int base, int token) {
+    const int at = base + token;
+    return ring + (at < ring_tokens ? at : at - ring_tokens) * STAGED;
+}
+
 // As wide as the size of a ring's token allows.
-__device__ __forceinline__ void load_staged(u32 (&to)[4], const u8* from) {
-    if constexpr (STAGED % 16 == 0) {
-        load_words(to, from);
-    } else {
-        constexpr int WIDE = STAGED % 8 == 0 ? 2 : 1;
+template <int WORDS>
+__device__ __forceinline__ void load_staged(u32 (&to)[WORDS], const u8* from) {
+    constexpr int LARGEST = STAGED % 16 == 0 ? 4 : STAGED % 8 == 0 ? 2 : 1;
+    constexpr int WIDE = WORDS % LARGEST == 0 ? LARGEST : WORDS % 2 == 0 && LARGEST > 1 ? 2 : 1;
 #pragma unroll
-        for (int i = 0; i < 4; i += WIDE) {
-            u32 part[WIDE];
-            load_words(part, from + 4 * i);
+    for (int i = 0; i < WORDS; i += WIDE) {
+        u32 part[WIDE];
+        load_words(part, from + 4 * i);
 #pragma unroll
-            for (int e = 0; e < WIDE; ++e) to[i + e] = part[e];
+        for (int e = 0; e < WIDE; ++e) to[i + e] = part[e];
+    }
+}
+
+// A thread's channels, as of packed keys, of tokens lane / 4 and lane / 4 + 8 of a tile.
+struct StagedKeys {
+    u32 codes[2][KEY_PARTS][KEY_WORDS];
+    u8 exponents[2][KEY_PARTS][KEY_WORDS];
+};
+
+// Tokens past ``count`` become zeros.
+__device__ __forceinline__ void load_keys(
+    StagedKeys& to, const u8* ring, int ring_tokens, int base, int count, int lane
+) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        const int token = lane / 4 + 8 * h;
+        const u8* from = staged_token(ring, ring_tokens, base, token);
+#pragma unroll
+        for (int part = 0; part < KEY_PARTS; ++part) {
+            const int channel = part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS;
+            if (token < count) load_staged(to.codes[h][part], from + channel);
+#pragma unroll
+            for (int s = 0; s < KEY_WORDS; ++s) {
+                if (token >= count) to.codes[h][part][s] = 0;
+                // Eight channels share an exponent; those of two words begin at a multiple of eight.
+                if (KEY_WORDS % 2 == 0 && s % 2 == 1)
+                    to.exponents[h][part][s] = to.exponents[h][part][s - 1];
+                else
+                    to.exponents[h][part][s] = token < count ? from[D + (channel + 4 * s) / 8] : 0;
+            }
         }
     }
 }
 
-// A thread's pieces, of 16 channels, of sixteen tokens of a ring, on their way to shared memory.
-struct Staged {
+// The queries of load_query without what it divides by.
+__device__ __forceinline__ void exact_query(Query& to, const u32 (&query)[D / 32][32][4], int lane) {
+#pragma unroll
+    for (int part = 0; part < KEY_PARTS; ++part)
+#pragma unroll
+        for (int s = 0; s < KEY_WORDS; ++s) {
+            const int word = part * KEY_WORDS + s;
+            const u32 factor = pack_half2(1 << KB * part, 1 << KB * part);
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+                to[part][s][i] = finite_half2(times_half2(query[word / 2][lane][word % 2 * 2 + i], factor));
+        }
+}
+
+__device__ __forceinline__ void score_exact(float (&scores)[4], const StagedKeys& keys, const Query& query) {
+#pragma unroll
+    for (int part = 0; part < KEY_PARTS; ++part)
+#pragma unroll
+        for (int s = 0; s < KEY_WORDS; ++s) {
+            u32 a[2][2];
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const u32 unit = unit_of(keys.exponents[h][part][s]);
+                const u32 word = keys.codes[h][part][s];
+                a[h][0] = exact_half2((word & 0x00FF00FF) ^ 0x64806480, unit);
+                a[h][1] = exact_half2((word >> 8 & 0x00FF00FF) ^ 0x64806480, unit);
+            }
+            multiply(scores, a[0][0], a[1][0], a[0][1], a[1][1], query[part][s][0], query[part][s][1]);
+        }
+}
+
+// A thread's pieces, of 16 channels, of sixteen values, on their way to shared memory.
+struct StagedValues {
     u32 codes[D / 32][4], exponents[D / 32];
 };
 
-// Those past the end become zeros.
-__device__ __forceinline__ void load_ring(
-    Staged& to, const u8* ring, int ring_tokens, int first, int length, int lane
+__device__ __forceinline__ void load_values(
+    StagedValues& to, const u8* ring, int ring_tokens, int base, int count, int lane
 ) {
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
-        const int at = 32 * i + lane, piece = at % (D / 16), token = first + at / (D / 16);
+        const int at = 32 * i + lane, piece = at % (D / 16), token = at / (D / 16);
         to.codes[i][0] = to.codes[i][1] = to.codes[i][2] = to.codes[i][3] = to.exponents[i] = 0;
-        if (token < length) {
-            const u8* from = ring + (i64)(token % ring_tokens) * STAGED;
+        if (token < count) {
+            const u8* from = staged_token(ring, ring_tokens, base, token);
             load_staged(to.codes[i], from + 16 * piece);
             to.exponents[i] = *(const u16*)(from + D + 2 * piece);
         }
     }
 }
 
-__device__ __forceinline__ void write_tile(u16 (*tile)[TILE_STRIDE], const Staged& from, int lane) {
+__device__ __forceinline__ void write_tile(u16 (*tile)[TILE_STRIDE], const StagedValues& from, int lane) {
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
         const int at = 32 * i + lane, row = at / (D / 16), piece = at % (D / 16);
         u32 out[8];
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-            const float unit = __uint_as_float((e < 4 ? from.exponents[i] & 0xFF : from.exponents[i] >> 8) << 23);
-            const u32 word = from.codes[i][e / 2] >> 16 * (e % 2);
-            const float low = (signed char)(word & 0xFF), high = (signed char)(word >> 8 & 0xFF);
-            out[e] = pack_half2(low * unit, high * unit);
+        for (int e = 0; e < 4; ++e) {
+            const u32 unit = unit_of(e < 2 ? from.exponents[i] & 0xFF : from.exponents[i] >> 8);
+            const u32 word = from.codes[i][e] ^ 0x80808080;
+            out[2 * e] = exact_half2(__byte_perm(word, 0x64, 0x4140), unit);
+            out[2 * e + 1] = exact_half2(__byte_perm(word, 0x64, 0x4342), unit);
         }
         uint4* to = (uint4*)&tile[row][16 * piece];
         to[0] = make_uint4(out[0], out[1], out[2], out[3]);
@@ -61,7 +140,7 @@ __device__ __forceinline__ void write_tile(u16 (*tile)[TILE_STRIDE], const Stage
 
 // Sixteen quantized values likewise.
 __device__ __forceinline__ void stage_values(u16 (*tile)[TILE_STRIDE], const u8* record, int token, int lane) {
-#pragma unroll
+#pragma unroll 1
     for (int i = lane; i < D; i += 32) {
         const int row = i % 16, piece = i / 16, part = 16 * piece / VALUE_ROWS, at = token + row;
         const int v = 16 * piece / (D / VGROUPS);
@@ -82,50 +161,43 @@ __device__ __forceinline__ void stage_values(u16 (*tile)[TILE_STRIDE], const u8*
     }
 }
 
+// Asks for what add_newest takes of a ring, from the token ``exact`` on.
+__device__ __forceinline__ void prefetch_newest(const u8* ring, int ring_tokens, int first, int exact, int length) {
+    if (ring_tokens % 16 != 0) return;
+#pragma unroll 1
+    for (; first < length; first += 16 * WARPS)
+        if (first >= exact) prefetch(ring + first % ring_tokens * STAGED, 16 * STAGED);
+}
+
 // A warp's share of the newest tokens, sixteen at a time, every WARPS-th. Their keys lie in the ring; their values
 // there or, before ``rough``, in pages.
 __device__ __forceinline__ void add_newest(
-    State& state, u16 (*tile)[TILE_STRIDE], const float* query, float scale_log2, bool live, const u8* key_ring,
-    int key_tokens, const u8* value_ring, int value_tokens, const u8* head_pages, const int* table, int stride_page,
-    int first, int rough, int length, int lane
+    State& state, u16 (*tile)[TILE_STRIDE], const u32 (&query)[D / 32][32][4], const u8* key_ring, int key_tokens,
+    const u8* value_ring, int value_tokens, const u8* head_pages, const int* table, int stride_page, int first,
+    int rough, int length, int lane
 ) {
-    const int g = lane / 4, quarter = lane % 4;
-    Staged keys, values;
+    StagedKeys keys;
+    StagedValues values;
+    Query own;
     if (first < length) {
-        load_ring(keys, key_ring, key_tokens, first, length, lane);
-        load_ring(values, value_ring, value_tokens, first, length, lane);
+        load_keys(keys, key_ring, key_tokens, first % key_tokens, length - first, lane);
+        load_values(values, value_ring, value_tokens, first % value_tokens, length - first, lane);
+        exact_query(own, query, lane);
     }
-    u32 own[CHANNEL_TILES][2];
-#pragma unroll
-    for (int s = 0; s < CHANNEL_TILES; ++s)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            float2 q = make_float2(0, 0);
-            if (live) q = *(const float2*)(query + 16 * s + 8 * h + 2 * quarter);
-            own[s][h] = finite_half2(pack_half2(q.x * scale_log2, q.y * scale_log2));
-        }
     for (int next; first < length; first = next) {
         next = first + 16 * WARPS;
-        write_tile(tile, keys, lane);
-        __syncwarp();
-        if (next < length) load_ring(keys, key_ring, key_tokens, next, length, lane);
         float scores[1][4] = {};
-#pragma unroll
-        for (int s = 0; s < CHANNEL_TILES; ++s) {
-            u32 a[4];
-            load_matrices<false>(a, &tile[lane % 16][16 * s + lane / 16 * 8]);
-            multiply(scores[0], a[0], a[1], a[2], a[3], own[s][0], own[s][1]);
-        }
-        __syncwarp();
+        score_exact(scores[0], keys, own);
+        if (next < length) load_keys(keys, key_ring, key_tokens, next % key_tokens, length - next, lane);
         if (first < rough)
             stage_values(tile, head_pages + (i64)__ldg(table + first / T) * stride_page, first % T, lane);
         else
             write_tile(tile, values, lane);
         __syncwarp();
-        if (next < length) load_ring(values, value_ring, value_tokens, next, length, lane);
+        if (next < length) load_values(values, value_ring, value_tokens, next % value_tokens, length - next, lane);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-            if (first + g + e / 2 * 8 >= length) scores[0][e] = -__int_as_float(0x7F800000);
+            if (first + lane / 4 + e / 2 * 8 >= length) scores[0][e] = -__int_as_float(0x7F800000);
         softmax_step(scores, state);
         u32 weights[2];
 #pragma unroll

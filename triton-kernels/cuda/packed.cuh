@@ -117,27 +117,55 @@ __device__ __forceinline__ void score(
     }
 }
 
-// Probabilities times the scales of values, as second operand; their products with the zeros go to the state.
+// Of the zeros of a thread's tokens those that a row tile pairs: of its scoring threads the tokens 2i + h.
+__device__ __forceinline__ u32 two_of(const u32 (&zeros)[EACH], int i, int h) {
+    return __byte_perm(zeros[i], zeros[EACH / 2 + i], h ? 0x7632 : 0x5410);
+}
+
+__device__ __forceinline__ void add_zeros(State& state, const u32 (&zeros)[2], const u32 (&plain)[2]) {
+    const u32 low = zeros_of(zeros[0]), high = zeros_of(zeros[1]);
+    multiply(state.bias, low, low, high, high, plain[0], plain[1]);
+}
+
+// Probabilities times the scales of values, as second operand; their products with the zeros go to the state, of channel
+// group v in the rows v, v + VGROUPS, ... of that product. A thread's tokens are those of its value codes.
 typedef u32 Weights[VGROUPS][ROW_TILES][2];
 
 __device__ __forceinline__ void weigh(
     Weights& weights, State& state, const float (&p)[ROW_TILES][4], const u8* pairs, int token, int lane
 ) {
+    u32 plain[ROW_TILES][2];
+#pragma unroll
+    for (int i = 0; i < ROW_TILES; ++i)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) plain[i][h] = transposed(pack_half2(p[i][2 * h], p[i][2 * h + 1]));
+    const u8* value_zeros = pairs + VALUE_ZEROS - KEY_ZEROS + 2 * (token + 2 * EACH * (lane % 4));
+    const u8* value_scales = pairs + VALUE_SCALES - KEY_ZEROS + token + 2 * EACH * (lane % 4);
 #pragma unroll
     for (int v = 0; v < VGROUPS; ++v) {
-        const int at = v * T + token + EACH * (lane / 4);
-        u32 zeros[EACH / 2], scales[EACH / 4];
-        load_packed(zeros, pairs + VALUE_ZEROS - KEY_ZEROS + 2 * at);
-        load_packed(scales, pairs + VALUE_SCALES - KEY_ZEROS + at);
+        u32 zeros[EACH], scales[EACH / 2];
+        load_packed(zeros, value_zeros + 2 * v * T);
+        load_packed(scales, value_scales + v * T);
 #pragma unroll
         for (int i = 0; i < ROW_TILES; ++i) {
-            const float2 zero = floats_of(zeros_of(zeros[i]));
-            const u32 bytes = __byte_perm(scales[i / 2], 0, i % 2 ? 0x4342 : 0x4140);
-            const float2 scale = floats_of(scales_of(zeros[i], bytes));
-            state.bias[v][0] += p[i][0] * zero.x + p[i][2] * zero.y;
-            state.bias[v][1] += p[i][1] * zero.x + p[i][3] * zero.y;
-            weights[v][i][0] = transposed(pack_half2(p[i][0] * scale.x, p[i][1] * scale.x));
-            weights[v][i][1] = transposed(pack_half2(p[i][2] * scale.y, p[i][3] * scale.y));
+            u32 both[2];
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int byte = i % 2 * 2 + h;
+                both[h] = two_of(zeros, i, h);
+                const u32 bytes = __byte_perm(scales[i / 2], scales[EACH / 4 + i / 2], byte | (4 + byte) << 8);
+                weights[v][i][h] = times_half2(plain[i][h], scales_of(both[h], bytes & 0x00FF00FF));
+            }
+            if (VGROUPS == 1) add_zeros(state, both, plain[i]);
+        }
+    }
+    if (VGROUPS > 1) {
+        u32 zeros[EACH];
+        load_packed(zeros, value_zeros + 2 * (lane / 4 % VGROUPS) * T);
+#pragma unroll
+        for (int i = 0; i < ROW_TILES; ++i) {
+            const u32 both[2] = {two_of(zeros, i, 0), two_of(zeros, i, 1)};
+            add_zeros(state, both, plain[i]);
         }
     }
 }
@@ -171,10 +199,12 @@ __device__ __forceinline__ void add_values(
     }
 }
 
-// From codes as subnormal numbers, those of part p times 2^(bits * p), to values.
-__device__ __forceinline__ void undo_factors(State& state) {
+// Sums of codes as subnormal numbers, those of part p times 2^(bits * p), are that much smaller than sums of values.
+__device__ __forceinline__ void change_factors(State& state, bool to_values) {
 #pragma unroll
-    for (int c = 0; c < CHANNEL_TILES; ++c)
+    for (int c = 0; c < CHANNEL_TILES; ++c) {
+        const float factor = (float)(1 << 24) / (1 << VB * (c / VALUE_TILES));
 #pragma unroll
-        for (int e = 0; e < 4; ++e) state.out[c][e] *= (float)(1 << 24) / (1 << VB * (c / VALUE_TILES));
+        for (int e = 0; e < 4; ++e) state.out[c][e] *= to_values ? factor : 1 / factor;
+    }
 }

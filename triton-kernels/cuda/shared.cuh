@@ -5,26 +5,29 @@
 
 // A record as copied for a warp. The zeros and scales of the next one come while this one's are still read.
 struct Buffer {
-    u8 keys[BUFFERED ? T * KEY_BYTES : 16], values[BUFFERED ? T * VALUE_ROWS : 16], pairs[2][BUFFERED ? PAIRS : 16];
+    u8 keys[BUFFERED ? T * KEY_BYTES : 16], even_pairs[BUFFERED ? PAIRS : 16];
+    // Of newest tokens, float16, before the first values come.
+    union {
+        struct {
+            u8 values[BUFFERED ? T * VALUE_ROWS : 16], odd_pairs[BUFFERED ? PAIRS : 16];
+        };
+        u16 tile[16][TILE_STRIDE];
+    };
+
+    __device__ __forceinline__ u8* pairs(int turn) { return turn ? odd_pairs : even_pairs; }
 };
 
+// Rows four words apart in the banks, so that a warp's threads write a state without waiting for each other.
 struct Last {
-    float out[WARPS][QUERIES][D], high[WARPS][QUERIES], total[WARPS][QUERIES];
-    float merged[RATIO][D];
+    float out[WARPS][RATIO][D + 4], high[WARPS][RATIO], total[WARPS][RATIO];
     int is_last;
-};
-
-// A warp's own.
-union Work {
-    Buffer buffer;
-    u16 tile[16][TILE_STRIDE];  // of newest tokens, float16
 };
 
 struct Shared {
     u32 query[D / 32][32][4];  // of a warp's lanes; see load_query
     u64 keys_here[WARPS], values_here[WARPS];
     union {
-        Work work[WARPS];
+        Buffer buffers[WARPS];  // of a warp each
         Last last;
     };
 };

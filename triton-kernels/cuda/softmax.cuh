@@ -4,7 +4,8 @@
 #include "instructions.cuh"
 
 struct State {
-    float high[2], total[2], bias[VGROUPS][2];  // of a thread's two queries
+    float high[2], total[2];  // of a thread's two queries
+    float bias[4];            // of zeros, as weigh leaves them
     float out[CHANNEL_TILES][4];
 };
 
@@ -30,8 +31,7 @@ __device__ __forceinline__ void softmax_step(float (&scores)[COUNT][4], State& s
                 total += scores[i][e + h];
             }
         state.total[e] = state.total[e] * keep + total;
-#pragma unroll
-        for (int v = 0; v < VGROUPS; ++v) state.bias[v][e] *= keep;
+        state.bias[e] *= keep;
         if (__any_sync(~0u, keep != 1.0f)) {
 #pragma unroll
             for (int c = 0; c < CHANNEL_TILES; ++c) state.out[c][e] *= keep, state.out[c][e + 2] *= keep;

@@ -198,7 +198,7 @@ class Step:
         scratch = new_scratch(self.layout, rows, tokens * (1 + splits), heads, query_heads, device)
         tasks = None
         if device.type == "cuda" and queries == 1 and takes(self.layout, self.windows, query_heads // heads):
-            tasks = new_tasks(rows, heads, device)
+            tasks = new_tasks(self.layout, rows, heads, device)
             plan_few(self.layout, self.windows, tasks, self.batch, heads)
         append_tokens(
             self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,

@@ -18,14 +18,14 @@ from vllm_kivi.kernels.decode import blocks_of, compile_for, compiler_works, cop
     [("k4v4", 128, 4), ("k4v4", 64, 1), ("k4v4", 96, 3), ("k4v2", 128, 8), ("k2v2", 128, 5)],
     ids=str,
 )
-@pytest.mark.parametrize("pairs", [1, 1000], ids=["large-blocks", "small-blocks"])
+@pytest.mark.parametrize("pairs", [1, 200, 1000], ids=["few", "some", "many"])
 def test_compiles(preset: str, head_size: int, ratio: int, architecture: str, pairs: int) -> None:
     config = PRESETS[preset]
     layout, windows = config.layout(head_size, 128), windows_of(config)
     assert takes(layout, windows, ratio)
-    blocks = blocks_of(pairs, 100)
-    threads = 32 * blocks.warps * blocks.resident
     copying = copies_ahead(layout, architecture)
+    blocks = blocks_of(layout, pairs, 100, copying)
+    threads = 32 * blocks.warps * blocks.resident
     assert copying == (architecture in ("sm_90", "sm_100"))
     sizes = macros(layout, windows, ratio, config.rotation, torch.bfloat16, blocks, copying)
     binary = compile_for(architecture, sizes)

@@ -77,7 +77,7 @@ class Kivi:
         scratch = new_scratch(self.layout, batch, batch * (1 + splits), KV_HEADS, shape.query_heads, device)
         tasks = None
         if self.compiled:  # planned once a step, for all layers
-            tasks = new_tasks(batch, KV_HEADS, device)
+            tasks = new_tasks(self.layout, batch, KV_HEADS, device)
             plan_few(self.layout, self.windows, tasks, rows, KV_HEADS)
 
         def run() -> None:

@@ -96,7 +96,7 @@ def check_kernels(
     rotated_query = torch.empty(queries, query_heads, d, dtype=torch.float32, device=device)
     scratch, tasks = new_scratch(layout, 1, 3 * queries, heads, query_heads, device), None
     if compiled and takes(layout, windows, query_heads // heads):
-        tasks = new_tasks(1, heads, device)
+        tasks = new_tasks(layout, 1, heads, device)
         plan_few(layout, windows, tasks, few, heads)
     append_tokens(
         layout, pages, few, slot_mapping[prefilled:], *fresh, rotated_query, ring_key, ring_value, config.clipping,

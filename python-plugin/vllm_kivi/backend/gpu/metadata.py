@@ -77,7 +77,7 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
         self.heads = heads
         ratio = vllm_config.model_config.get_num_attention_heads(parallel) // heads
         serves = compiled_decode(vllm_config) and takes(self.layout, self.windows, ratio)
-        self.tasks = new_tasks(rows, heads, device) if serves else None
+        self.tasks = new_tasks(self.layout, rows, heads, device) if serves else None
         self.reach = flash_reach(config, head_size)
         if self.reach is not None:
             longest = vllm_config.model_config.max_model_len
