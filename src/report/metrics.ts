@@ -147,11 +147,11 @@ export function tableSections(results: readonly BenchResult[]): Metric[][] {
   return metricSections(results).map((section) => section.filter((metric) => !metric.forMachines));
 }
 
-/** A cell's standing to the baseline in words; empty where there is none. The baseline differs from itself by nothing. */
+/** A cell's standing to the baseline in words; empty where there is none, or it is 0. The baseline differs from itself by nothing. */
 export function standing(metric: Metric, cell: Cell, base: Cell | undefined): string {
   const own = metric.read(cell)?.value;
   const other = base && metric.read(base)?.value;
-  if (own == null || other == null) return "";
+  if (own == null || other == null || other === 0) return "";
   if (metric.relative === undefined || (metric.relative === "percent" && cell === base)) return "";
   const words = metric.relative === "ratio" ? ratio(own, other) : percent(own, other);
   const interval = ratioInterval(metric, cell, base);

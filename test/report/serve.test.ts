@@ -69,6 +69,15 @@ describe("a result of the suite serve", () => {
     expect(stdout).not.toContain("goodput");
   });
 
+  it("says no ratio to a goodput of 0", async () => {
+    const [run] = served.cells[0]?.serve?.loads[0]?.runs ?? [];
+    const serve = { loads: [{ rate: "2", runs: [{ ...run, goodput: 0 }] }] };
+    save(home, "late.json", result({ cells: [only("bf16", serve), only("k4v4", serve)], suites: ["serve"] }));
+    const { stdout } = await report(home, ["late.json"]);
+    expect(stdout).toMatch(/^k4v4 .* 0\.00 /m);
+    expect(stdout).not.toContain("NaN");
+  });
+
   it("shows preemptions where there are some", async () => {
     const [run] = served.cells[0]?.serve?.loads[0]?.runs ?? [];
     const cells = [only("bf16", { loads: [{ rate: "inf", runs: [{ ...run, preemptions: 7 }] }] })];
