@@ -1,5 +1,5 @@
-// The version is written in package.json alone. The plugin's sources carry a copy for running from a checkout: `npm version X`
-// writes it (with --write), and the release checks it, npm's lock and the changelog.
+// The version is written in package.json alone. The plugin's sources carry a copy for running from a checkout, rendered as
+// the wheel's is: `npm version X` writes it (with --write), and the release checks it, npm's lock and the changelog.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -39,8 +39,10 @@ export function readVersions() {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href && process.argv[2] === "--write") {
-  const { pythonVersion } = await import("../dist/core/plugin/distribution.js");
-  const { manifest, plugin } = readVersions();
-  const python = pythonVersion(JSON.parse(manifest).version);
-  writeFileSync(join(root, ...PLUGIN), plugin.replace(LINE, `__version__ = "${python}"`));
+  const { assembleProject } = await import("../dist/core/plugin/project.js");
+  const { resolvePaths } = await import("../dist/shared/paths.js");
+  const { version } = JSON.parse(readVersions().manifest);
+  const { files } = await assembleProject(resolvePaths(process.env), version);
+  const { data } = files.find(({ path }) => path === "vllm_kivi/version.py");
+  writeFileSync(join(root, ...PLUGIN), data);
 }

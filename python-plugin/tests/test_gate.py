@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import vllm
 from engine_configs import DEEPSEEK, ENCODER_DECODER, LLAMA, MISTRAL, engine_config
 
 import vllm_kivi
@@ -138,6 +139,16 @@ def test_only_kivi_layers_have_rings(folder: Path) -> None:
     whole = engine_config(folder, {**LLAMA, "num_hidden_layers": 3}, kv_cache_dtype="kivi_k4v4")
     mixed = engine_config(folder, model, kv_cache_dtype="kivi_k4v4", kv_cache_dtype_skip_layers=["1"])
     assert staging_bytes(whole) == 3 * staging_bytes(mixed)
+
+
+def test_a_release_that_was_never_tried_is_refused_for_our_caches_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "__version__", "0.27.1")
+    with pytest.raises(ValueError, match=r"KIVI refuses: vLLM 0\.27\.1, a CPU build, was never run .*: kivi install"):
+        engine_config(folder, kv_cache_dtype="kivi_k4v4", calculate_kv_scales=True)
+    engine_config(folder)
+    engine_config(folder, kv_cache_dtype="fp8", calculate_kv_scales=True)
 
 
 def test_several_reasons_come_at_once(folder: Path) -> None:

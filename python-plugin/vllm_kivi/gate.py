@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from vllm_kivi.compat import facts
+from vllm_kivi.compat.releases import why_untried
 from vllm_kivi.config import CACHE_DTYPES, DEFAULT_BLOCK_SIZE, SETTINGS_KEY, ConfigError, KiviConfig
 from vllm_kivi.layout import LayoutError
 from vllm_kivi.settings import audit_rate, config_of, is_asked_for, kivi_layers, kivi_settings
@@ -33,7 +34,9 @@ def check_before(vllm_config: Any) -> None:
             )
         return
     config = config_of(vllm_config)
-    reasons = list(_refusals(vllm_config))
+    untried = _untried()
+    # What else to ask of a vLLM that nobody has tried is unknown.
+    reasons = [untried] if untried else list(_refusals(vllm_config))
     if reasons:
         raise ConfigError(
             "KIVI refuses: "
@@ -98,6 +101,13 @@ def backend_path(vllm_config: Any, selector_config: Any) -> str:
     return class_path(KiviGpuBackend, layout)
 
 
+def _untried() -> str | None:
+    import vllm
+    from vllm.platforms import current_platform
+
+    return why_untried(vllm.__version__, current_platform.is_cpu())
+
+
 def _mixes_layers(vllm_config: Any) -> bool:
     """Whether some layers, though not all, are to keep vLLM's own cache."""
     named = [name for name in facts.skipped_layers(vllm_config) if name != "sliding_window"]
@@ -158,11 +168,8 @@ def _refusals(vllm_config: Any) -> Any:
 
 def _cuda_refusals(vllm_config: Any) -> Any:
     import torch
-    import vllm
     from vllm.platforms import current_platform
 
-    if not facts.has_seams_of_0_26():
-        yield f"vLLM {vllm.__version__} on a GPU was never run with KIVI; GPUs are tested with vLLM 0.26"
     capability = current_platform.get_device_capability()
     if capability is not None and capability.to_int() < 80:
         yield f"the GPU's compute capability is {capability.as_version_str()}; the kernels need 8.0 (Ampere) or newer"

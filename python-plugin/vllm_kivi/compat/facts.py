@@ -71,7 +71,7 @@ def honour_cache_memory(vllm_config: Any) -> None:
 
 
 def has_seams_of_0_26() -> bool:
-    """Whether this vLLM is like 0.26, with which alone GPUs and layers of mixed kinds were run: of those seen, no
+    """Whether this vLLM is like 0.26, with which alone layers of mixed kinds were run: of those seen, no
     other has both of these settings."""
     from vllm.config import CacheConfig
 

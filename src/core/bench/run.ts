@@ -4,7 +4,7 @@ import { childError, environmentError } from "../../shared/errors.js";
 import { type Action, execute, type Plan } from "../../shared/plan.js";
 import { seconds } from "../../shared/progress.js";
 import { openVenv } from "../venv/index.js";
-import { BASELINE, cacheKind } from "./caches.js";
+import { BASELINE } from "./caches.js";
 import { runCell, type WorkerEvent } from "./cell.js";
 import type { MatrixConfig } from "./config.js";
 import { modelFingerprint, readEnvironment } from "./environment.js";
@@ -67,14 +67,6 @@ export async function prepareMatrix(
       "lm-eval-missing",
       `The environment of ${config.python} has no ${LM_EVAL}, which the suite lm-eval runs.`,
       `Install it: ${config.python} -m pip install ${LM_EVAL} (or: uv pip install --python ${config.python} ${LM_EVAL}), or measure perplexity without it: --suites perplexity.`,
-    );
-  }
-  const ours = config.caches.filter((cache) => cacheKind(cache).kivi);
-  if (ours.length > 0 && environment.versions["vllm-kivi"] === null) {
-    throw environmentError(
-      "plugin-missing",
-      `The environment of ${config.python} has no KIVI plugin, which ${ours.join(", ")} need${ours.length === 1 ? "s" : ""}.`,
-      `Run kivi install ${join(config.python, "..", "..")}, or measure vLLM's own caches with --caches bf16,fp8.`,
     );
   }
   await requireKnownCaches(ctx, config);

@@ -1,4 +1,4 @@
-import { SUPPORTED_PYTHON, SUPPORTED_VLLM } from "../venv/supported.js";
+import { REFUSED_ON_CPU, SUPPORTED_PYTHON, SUPPORTED_VLLM, TESTED_ON_CPU } from "../venv/supported.js";
 
 /** What the Python distribution is called and how vLLM finds it; the one place for both. */
 export const DISTRIBUTION = {
@@ -14,6 +14,15 @@ export const DISTRIBUTION = {
   entryName: "kivi",
   entryTarget: "vllm_kivi:register",
 } as const;
+
+/** What was run of vLLM's CPU build, in Python; a string of JSON is one of Python. */
+export function vllmReleases(): { testedOnCpu: string; refusedOnCpu: string } {
+  const words = [...TESTED_ON_CPU.keys()].map((release) => JSON.stringify(release));
+  const reasons = [...REFUSED_ON_CPU].map(
+    ([minor, reason]) => `    ${JSON.stringify(minor)}: ${JSON.stringify(reason)},`,
+  );
+  return { testedOnCpu: words.join(", "), refusedOnCpu: reasons.join("\n") };
+}
 
 /** npm's spelling of a version in Python's (PEP 440): `1.2.0-beta.3` is `1.2.0b3`. */
 export function pythonVersion(npmVersion: string): string {

@@ -3,7 +3,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { internalError } from "../../shared/errors.js";
 import type { Paths } from "../../shared/paths.js";
-import { DISTRIBUTION, pythonVersion } from "./distribution.js";
+import { DISTRIBUTION, pythonVersion, vllmReleases } from "./distribution.js";
 
 /** A file of the project or the wheel: path with forward slashes, and its bytes. */
 export interface ProjectFile {
@@ -42,7 +42,7 @@ async function sources(folder: string, prefix: string): Promise<ProjectFile[]> {
 /** Puts templates, Python sources and Triton kernels together. */
 export async function assembleProject(paths: Paths, kiviVersion: string): Promise<PluginProject> {
   const version = pythonVersion(kiviVersion);
-  const values = { ...DISTRIBUTION, version, kiviVersion };
+  const values = { ...DISTRIBUTION, ...vllmReleases(), version, kiviVersion };
   const template = async (name: string, path: string): Promise<ProjectFile> => {
     const file = join(paths.templates, "plugin", name);
     return { path, data: Buffer.from(render(await readFile(file, "utf8"), values, file)) };
@@ -53,7 +53,7 @@ export async function assembleProject(paths: Paths, kiviVersion: string): Promis
     await template("pyproject.toml", "pyproject.toml"),
     await template("README.md", "README.md"),
     { path: "LICENSE", data: await readFile(join(paths.root, "LICENSE")) },
-    // The checkout's own version.py is for running from the sources; package.json has the last word.
+    // The checkout's own version.py is for running from the sources: `npm run version` writes it.
     versionFile,
     ...plugin.filter(({ path }) => path !== versionFile.path),
     ...(existsSync(paths.tritonKernels)

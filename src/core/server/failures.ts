@@ -149,6 +149,7 @@ const PREFIX = /^\(\w+ pid=\d+\)\s+(?:(?:ERROR|INFO|WARNING)\s[^\]]*\]\s?)?/;
 export class FailureWatch {
   readonly #matches = new Map<Rule, RegExpExecArray>();
   #firstException: string | undefined;
+  #lastException: string | undefined;
   #last = "";
 
   see(line: string): void {
@@ -159,10 +160,15 @@ export class FailureWatch {
       const match = rule.pattern.exec(text);
       if (match !== null) this.#matches.set(rule, match);
     }
-    if (this.#firstException === undefined) {
-      const exception = EXCEPTION.exec(text);
-      if (exception !== null) this.#firstException = `${exception[1]}: ${exception[2]}`;
-    }
+    const exception = EXCEPTION.exec(text);
+    if (exception === null) return;
+    this.#lastException = `${exception[1]}: ${exception[2]}`;
+    this.#firstException ??= this.#lastException;
+  }
+
+  /** Of a server that may run on: what it failed at last. */
+  get lastException(): string | undefined {
+    return this.#lastException && tidy(this.#lastException);
   }
 
   /** The best explanation of an exit that was not asked for. */

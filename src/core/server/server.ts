@@ -38,6 +38,8 @@ export interface VllmServer {
   readonly report: CacheReport | undefined;
   readonly logFile: string;
   readonly startMs: number;
+  /** The last exception in its log so far. */
+  lastException(): string | undefined;
   /** Rejects when the server ends by itself or the context is aborted; never resolves. Stops the server first. */
   wait(): Promise<never>;
   /** Idempotent. Throws if a process or the port outlives it. */
@@ -140,6 +142,10 @@ class ServerProcess {
 
   get pid(): number {
     return this.#child.pid;
+  }
+
+  get lastException(): string | undefined {
+    return this.#failures.lastException;
   }
 
   #see(line: string, step: Step): void {
@@ -320,6 +326,7 @@ export async function startVllm(context: Context, request: StartRequest, step: S
     report,
     logFile: request.logFile,
     startMs,
+    lastException: () => server.lastException,
     wait: () => server.wait(),
     stop: () => server.stop(),
   };

@@ -1,4 +1,4 @@
-/** The vLLM releases whose GPU build this plugin is made for. The rendered plugin carries the same text. */
+/** The vLLM releases whose GPU build this plugin is made for. The rendered plugin carries all three and refuses by them too. */
 export const SUPPORTED_VLLM = ">=0.26,<0.27";
 
 /**
@@ -16,7 +16,7 @@ export const TESTED_ON_CPU: ReadonlyMap<string, "2.11" | "2.13"> = new Map([
 ]);
 
 /** Minor releases whose CPU build was tried and cannot be supported, with the reason. */
-const REFUSED_ON_CPU: ReadonlyMap<string, string> = new Map([
+export const REFUSED_ON_CPU: ReadonlyMap<string, string> = new Map([
   ["0.16", "in bfloat16 its logits are further from the reference than the engine tests allow"],
   ["0.18", "it starts only with libtcmalloc and libiomp in LD_PRELOAD, and brings neither along"],
 ]);

@@ -64,6 +64,12 @@ function reasonOf(error: unknown): string {
   return typeof why === "string" ? `${line.replace(/ Its last lines:$/, "")} ${why}` : line;
 }
 
+/** A failure of the client's, with what the server's log has beside it: an answer need not say what was wrong. */
+export function withServersWords(reason: string, logged: string | undefined): string {
+  const said = logged === undefined || reason.includes(logged.replace(/^\S+: /, ""));
+  return said ? reason : `${reason}; the server's log has ${logged}`;
+}
+
 /** Starts the server, measures, and leaves nothing of it behind, however it ends. */
 export async function serveAndMeasure(
   ctx: Context,
@@ -87,6 +93,7 @@ export async function serveAndMeasure(
   });
   ended.catch(() => undefined);
   const signal = AbortSignal.any([ctx.signal, over.signal]);
+  const loggedBefore = server.lastException();
   try {
     const client = new LoadClient(ctx, plan, options, server.url, signal);
     const serve = load && (await measureRates(client, load, seed));
@@ -107,7 +114,9 @@ export async function serveAndMeasure(
       () => error,
       (end: unknown) => end,
     );
-    throw new Error(reasonOf(cause), { cause });
+    const logged = server.lastException();
+    const words = cause === error && logged !== loggedBefore ? logged : undefined;
+    throw new Error(withServersWords(reasonOf(cause), words), { cause });
   } finally {
     await server.stop();
   }
