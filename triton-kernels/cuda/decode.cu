@@ -1,10 +1,10 @@
 // Attention of one query a row over packed pages and rings, split over thread blocks: decode on NVIDIA GPUs from sm_80.
 //
 // Does what attend.py's kernel does for splits and merge.py's after it. A block takes a task of tasks.py: a share of a
-// row, of which the last takes the newest tokens too; of several the last to finish merges what all left in scratch. A
-// warp takes whole blocks of the cache and carries its own online softmax, so that warps meet only at the end. Compiled
-// at start by NVRTC with the sizes of a layout as macros; see decode.py for what it takes and when the Triton kernels
-// serve instead.
+// row, of which the last takes the newest tokens too, while its first pages come; of several the last to finish merges
+// what all left in scratch. A warp takes whole blocks of the cache and carries its own online softmax, so that warps meet
+// only at the end. Compiled at start by NVRTC with the sizes of a layout as macros; see decode.py for what it takes and
+// when the Triton kernels serve instead.
 
 #include "blocks.cuh"
 #include "merge.cuh"
@@ -47,13 +47,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const bool asks = lane / 4 < RATIO;
     const int* table = block_table + (i64)row * stride_table;
     const u8* head_pages = pages + (i64)head * RECORD;
-    // The launch before this one appends the step's tokens. A row reads of pages what earlier steps closed, except in the
-    // step of a prefix hit, which may be on a block that this very step fills.
     const bool has_newest = split == live - 1;
     const u8* key_ring = ring_key + slot * stride_key_slot + (i64)head * key_tokens * STAGED;
     const u8* value_ring = ring_value + slot * stride_value_slot + (i64)head * value_tokens * STAGED;
     // The first of them goes to the warp that comes after the last with a block.
     const int newest = groups * G + 16 * ((warp + WARPS - (end - first) % WARPS) % WARPS);
+    // The launch before this one appends the step's tokens. A row reads of pages what earlier steps closed, except in the
+    // step of a prefix hit, which may be on a block that this very step fills.
     const bool settled = position > readable;
     if (settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, !has_newest, warp, lane);
     if (BUFFERED && has_newest && lane == 0) {
