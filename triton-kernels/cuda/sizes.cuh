@@ -25,7 +25,8 @@ constexpr bool BUFFERED = KIVI_BUFFERED;             // copy records ahead into 
 
 constexpr int WARPS = KIVI_WARPS;             // of a block
 constexpr int QUERIES = 8;                    // columns of a tensor core instruction, of which RATIO are used
-constexpr int CHUNK = G < (BUFFERED ? 128 : 64) ? G : (BUFFERED ? 128 : 64);  // tokens of a key group that are worked on at a time
+constexpr int MOST = BUFFERED ? 128 : 64;
+constexpr int CHUNK = G < MOST ? G : MOST;    // tokens of a key group that are worked on at a time
 constexpr int STEP = BUFFERED && T % 128 == 0 && 128 % CHUNK == 0 ? 128 : CHUNK;  // tokens between two softmax steps
 constexpr int ROW_TILES = CHUNK / 16;         // of tokens
 constexpr int EACH = CHUNK / 8;               // tokens of a chunk whose scores a thread holds, contiguous
