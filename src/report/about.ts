@@ -16,7 +16,10 @@ export function factText(fact: Fact, set: ResultSet): string {
 
 /** The environment as a table: a row for each fact, a column for each set. */
 export function environment({ sets }: Report): { name: string; values: string[] }[] {
-  return FACTS.map((fact) => ({ name: fact.name, values: sets.map((set) => factText(fact, set)) }));
+  const told = FACTS.filter(
+    (fact) => !fact.ofSuite || sets.some(({ result }) => fact.read(result) !== undefined),
+  );
+  return told.map((fact) => ({ name: fact.name, values: sets.map((set) => factText(fact, set)) }));
 }
 
 /** One line for each fact that differs between sets. */

@@ -152,12 +152,6 @@ describe("Markdown", () => {
       | perplexity windows | 12 |
       | perplexity text | sha256 0690908f6d3c |
       | text | unknown |
-      | quality setup | unknown |
-      | quality text | unknown |
-      | lm-eval setup | unknown |
-      | lm-eval | unknown |
-      | serving setup | unknown |
-      | users setup | unknown |
       | vLLM | 0.26.0 |
       | torch | 2.11.0+cu130 |
       | driver | unknown |

@@ -14,6 +14,8 @@ export interface Fact {
   /** Figures of results that differ in a decisive fact cannot be compared; a version or a setting may be what is compared. */
   readonly kind: "decisive" | "noted" | "time";
   readonly unit?: "bytes";
+  /** Of a suite: nothing to say where no result ran it. */
+  readonly ofSuite?: true;
   /** A result for which this holds has a decisive fact that says the same better. */
   readonly superseded?: (result: BenchResult) => boolean;
   /** Undefined where the result does not know. */
@@ -24,6 +26,15 @@ export interface Fact {
 export function referenceCell(result: BenchResult): Cell | undefined {
   const ran = result.cells.filter((cell) => cell.status === "ok");
   return ran.find((cell) => cell.cache === BASELINE) ?? ran[0];
+}
+
+/** A fact of a suite. */
+function ofSuite(
+  name: string,
+  read: (cell: Cell) => FactValue | undefined,
+  kind: "decisive" | "noted" = "decisive",
+): Fact {
+  return { name, kind, ofSuite: true, read: ofCell(read) };
 }
 
 function ofCell(read: (cell: Cell) => FactValue | undefined): Fact["read"] {
@@ -70,42 +81,25 @@ export const FACTS: readonly Fact[] = [
   { name: "cache memory", kind: "decisive", unit: "bytes", read: setting("kvMemoryBytes") },
   { name: "GPU memory utilization", kind: "decisive", read: setting("gpuMemoryUtilization") },
   { name: "load format", kind: "decisive", read: setting("loadFormat") },
-  { name: "tokens of a sequence", kind: "decisive", read: ofCell((cell) => cell.capacity?.context) },
-  { name: "perplexity window", kind: "decisive", read: ofCell((cell) => cell.perplexity?.window) },
-  { name: "perplexity windows", kind: "decisive", read: ofCell((cell) => cell.perplexity?.windows) },
-  {
-    name: "perplexity text",
-    kind: "decisive",
-    read: ofCell((cell) => cell.perplexity && `sha256 ${cell.perplexity.textSha256.slice(0, 12)}`),
-  },
+  ofSuite("tokens of a sequence", (cell) => cell.capacity?.context),
+  ofSuite("perplexity window", (cell) => cell.perplexity?.window),
+  ofSuite("perplexity windows", (cell) => cell.perplexity?.windows),
+  ofSuite(
+    "perplexity text",
+    ({ perplexity }) => perplexity && `sha256 ${perplexity.textSha256.slice(0, 12)}`,
+  ),
   {
     name: "text",
     kind: "noted",
     read: ({ config: { dataset, text } }) =>
       typeof dataset === "string" ? dataset : typeof text === "string" ? basename(text) : undefined,
   },
-  {
-    name: "quality setup",
-    kind: "decisive",
-    read: ofCell((cell) => cell.quality && qualitySetup(cell.quality)),
-  },
-  {
-    name: "quality text",
-    kind: "decisive",
-    read: ofCell((cell) => cell.quality && `sha256 ${cell.quality.textSha256.slice(0, 12)}`),
-  },
-  {
-    name: "lm-eval setup",
-    kind: "decisive",
-    read: ofCell((cell) => cell.lmEval && lmEvalSetup(cell.lmEval)),
-  },
-  { name: "lm-eval", kind: "noted", read: ofCell((cell) => cell.lmEval?.version) },
-  { name: "serving setup", kind: "decisive", read: ofCell((cell) => cell.serve && serveSetup(cell.serve)) },
-  {
-    name: "users setup",
-    kind: "decisive",
-    read: ofCell((cell) => cell.concurrency && usersSetup(cell.concurrency)),
-  },
+  ofSuite("quality setup", ({ quality }) => quality && qualitySetup(quality)),
+  ofSuite("quality text", ({ quality }) => quality && `sha256 ${quality.textSha256.slice(0, 12)}`),
+  ofSuite("lm-eval setup", ({ lmEval }) => lmEval && lmEvalSetup(lmEval)),
+  ofSuite("lm-eval", ({ lmEval }) => lmEval?.version, "noted"),
+  ofSuite("serving setup", ({ serve }) => serve && serveSetup(serve)),
+  ofSuite("users setup", ({ concurrency }) => concurrency && usersSetup(concurrency)),
   { name: "vLLM", kind: "noted", read: ofCell((cell) => cell.machine?.vllm) },
   { name: "torch", kind: "noted", read: ofCell((cell) => cell.machine?.torch) },
   { name: "driver", kind: "noted", read: ofCell((cell) => cell.machine?.driver ?? undefined) },
