@@ -10,6 +10,7 @@ import { createEnvironment, openVenv, TESTED_ON_CPU } from "../dist/core/venv/in
 import { KiviError } from "../dist/shared/errors.js";
 import { withContext } from "./environment.mjs";
 import { root } from "./stages.mjs";
+import { restoreKernels, saveKernels } from "./versions-kernels.mjs";
 import { readOutcomes, renderTable } from "./versions-table.mjs";
 
 const USAGE = `npm run test:versions -- [--versions 0.28.0,0.30.0] [--json FILE] [--keep] [-- arguments of pytest]
@@ -42,12 +43,14 @@ async function runRelease(release, pytest, keep) {
   const startedAt = Date.now();
   const scratch = mkdtempSync(join(tmpdir(), "kivi-versions-"));
   const since = () => Math.round((Date.now() - startedAt) / 1000);
-  let path;
+  let path, kernels;
   try {
     const venv = await withContext((context) => {
       path = join(context.paths.cacheDir, "versions", release);
+      kernels = join(context.paths.cacheDir, "versions", "kernels");
       return prepare(context, path, release);
     });
+    restoreKernels(venv, kernels);
     const xml = join(scratch, "outcomes.xml");
     const env = { ...process.env, PATH: `${venv.bin("")}:${process.env.PATH}` };
     const packages = JSON.parse(spawnSync(venv.python, ["-c", INSPECT], { encoding: "utf8" }).stdout);
@@ -57,6 +60,7 @@ async function runRelease(release, pytest, keep) {
       stdio: ["ignore", 2, 2],
       env,
     });
+    saveKernels(venv, kernels);
     if (status !== 0 && status !== 1) throw new Error(`pytest ended with exit code ${status}`);
     return { release, seconds: since(), packages, tests: readOutcomes(readFileSync(xml, "utf8")) };
   } catch (error) {

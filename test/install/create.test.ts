@@ -134,6 +134,19 @@ describe("kivi install --create", () => {
     expect(JSON.parse(result.stdout).error).toMatchObject({ code, hint: expect.any(String) });
   });
 
+  it.each([
+    ["0.16.0", "in bfloat16 its logits are further from the reference"],
+    ["0.18.1", "LD_PRELOAD"],
+  ])("refuses %s, which was tried, with the reason", async (version, reason) => {
+    const target = join(app.home, version);
+    const words = [target, "--device", "cpu", "--vllm", version];
+    const result = await app.run(["install", "--create", ...words]);
+    expect(result.code).toBe(2);
+    expect(result.stderr).toContain(`--vllm ${version}: this release of vLLM's CPU build is not supported`);
+    expect(result.stderr).toContain(reason);
+    expect(existsSync(target)).toBe(false);
+  });
+
   it("--device means nothing without --create", async () => {
     const result = await app.run(["install", "x", "--device", "cpu"]);
     expect(result.code).toBe(2);

@@ -236,6 +236,21 @@ describe("bad environments", () => {
     expect(error).toMatchObject({ code, exitCode: 3 });
   });
 
+  it.each([
+    ["0.16.0+cpu", "in bfloat16 its logits are further from the reference"],
+    ["0.18.1+cpu", "LD_PRELOAD"],
+  ])("vLLM %s is refused with the reason, and nothing is changed", async (vllm, reason) => {
+    const venv = makeVenv({ vllm });
+    const before = treeOf(venv);
+    const result = await app.run(["install", venv, "--json"]);
+    expect(result.code).toBe(3);
+    expect(JSON.parse(result.stdout).error).toMatchObject({
+      code: "vllm-unsupported",
+      message: expect.stringContaining(reason),
+    });
+    expect(treeOf(venv)).toEqual(before);
+  });
+
   it("VLLM_PLUGINS that leaves kivi out is found before anything is changed", async () => {
     const venv = makeVenv();
     const before = treeOf(venv);

@@ -288,6 +288,16 @@ describe("kivi serve refuses", () => {
     });
   });
 
+  it.each([
+    ["0.16.0+cpu", "in bfloat16 its logits are further from the reference"],
+    ["0.18.1+cpu", "LD_PRELOAD"],
+  ])("vLLM %s, with the reason", async (vllm, reason) => {
+    const tried = makeVenv(join(folder, vllm), { vllm });
+    const { code, error } = await json([model(), "--venv", tried]);
+    expect({ code, error: error.code }).toEqual({ code: 3, error: "vllm-unsupported" });
+    expect(error.message).toContain(reason);
+  });
+
   it("a plugin whose files are not those that were installed", async () => {
     const damaged = makeVenv(join(folder, "damaged"), { plugin: false });
     const site = execFileSync(join(damaged, "bin", "python"), ["-c", PURELIB], { encoding: "utf8" }).trim();

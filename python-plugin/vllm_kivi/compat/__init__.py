@@ -44,6 +44,8 @@ calculate_kv_scales               to 0.26                                   fact
 num_speculative_tokens            of the configuration 0.18 on              facts.draft_tokens
 the model runner's choice         variable to 0.20, configuration 0.22 on   facts.uses_v2_runner
 kv_cache_memory_bytes on the CPU  counts 0.20 on                            facts.honour_cache_memory
+pinned memory                     on the CPU too in 0.22, as the platform   platforms.pin_where_possible
+                                  says 0.24 on
 a block size that was given       None if not in 0.16, marked 0.18 on       facts.given_block_size
 kernel block sizes by spec        0.32                                      KiviBackend takes and ignores it
 output buffers on request         accept_output_buffer in 0.16 and 0.18     KiviBackend has it

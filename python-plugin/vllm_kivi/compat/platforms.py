@@ -57,3 +57,12 @@ def _register_kernels_once(original: Callable[..., Any]) -> None:
 
     if not dispatcher._registry:
         original()
+
+
+def pin_where_possible(platform: Any) -> None:
+    """0.22 pins what LoRA and others copy to the device even on the CPU, which fails where torch was built for CUDA and
+    finds no driver; 0.20 does not pin it, and from 0.24 on vLLM asks the platform, as is done here."""
+    from vllm.utils import torch_utils
+
+    if getattr(torch_utils, "PIN_MEMORY", False) and not platform.is_pin_memory_available():
+        torch_utils.async_tensor_h2d.__defaults__ = (False,)  # of pin_memory; the function is imported by name already

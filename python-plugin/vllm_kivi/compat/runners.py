@@ -115,11 +115,14 @@ def _prepare_attention(original: Callable[..., Any], state: Any, input_batch: An
 def _available_memory(original: Callable[..., Any], worker: Any) -> int:
     from vllm.platforms import current_platform
 
+    from vllm_kivi.compat.platforms import pin_where_possible
     from vllm_kivi.report import staging_bytes
     from vllm_kivi.settings import is_asked_for
 
-    available = int(original(worker))
     config = worker.vllm_config
+    if is_asked_for(config):
+        pin_where_possible(current_platform)  # here begins the worker's first step
+    available = int(original(worker))
     # A GPU's profile has counted the rings already, unless a number of bytes was given and nothing was profiled.
     counted = not current_platform.is_cpu() and config.cache_config.kv_cache_memory_bytes is None
     if counted or not is_asked_for(config):
