@@ -160,6 +160,15 @@ describe("defaults", () => {
     expect(completeConfig({ ...base, suites, quality: { window: 4096 } }).maxModelLen).toBe(4224);
   });
 
+  it("refuse a model length that a sequence does not fit in, before anything is measured", () => {
+    const asked = { device: "cpu", suites: ["throughput", "quality"], maxModelLen: 1024 } as const;
+    expect(() => completeConfig({ ...base, ...asked })).toThrow(
+      "--max-model-len 1024 is too short: throughput has sequences of 1057 tokens, quality has sequences of 1048 tokens",
+    );
+    const { maxModelLen } = completeConfig({ ...base, ...asked, maxModelLen: 1057 });
+    expect(maxModelLen).toBe(1057);
+  });
+
   it("keep what was not said of the quality suite", () => {
     const { quality } = completeConfig({ ...base, quality: { windows: 2, prompts: undefined } });
     expect(quality).toMatchObject({ windows: 2, window: 512, prompts: 8 });

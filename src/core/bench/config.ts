@@ -1,3 +1,4 @@
+import { usageError } from "../../shared/errors.js";
 import type { KiviSettings } from "../plugin/settings.js";
 import { CACHE_NAMES, type CacheName } from "./caches.js";
 import { DEFAULT_TASKS, type LmEvalSettings } from "./lm-eval.js";
@@ -89,6 +90,18 @@ function defined<T extends object>(values: T): Partial<T> {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>;
 }
 
+/** A sequence that does not fit would fail its cell, minutes later. A server is asked as it is, and says so itself. */
+function requireRoom(maxModelLen: number | undefined, needed: Readonly<Record<string, number>>): void {
+  const short = Object.entries(needed).filter(([, tokens]) => tokens > (maxModelLen ?? tokens));
+  if (short.length === 0) return;
+  const wants = short.map(([suite, tokens]) => `${suite} has sequences of ${tokens} tokens`).join(", ");
+  throw usageError(
+    "model-length-too-short",
+    `--max-model-len ${maxModelLen} is too short: ${wants}`,
+    `Leave --max-model-len out, or give at least ${Math.max(...short.map(([, tokens]) => tokens))}, or measure less`,
+  );
+}
+
 /** Fills in what was not asked for: one place for the defaults of `kivi bench` and `kivi demo`. */
 export function completeConfig(request: MatrixRequest): MatrixConfig {
   const cpu = request.device === "cpu";
@@ -120,6 +133,7 @@ export function completeConfig(request: MatrixRequest): MatrixConfig {
   const scores = settled.suites.some((suite) => suite === "perplexity" || suite === "lm-eval");
   const scored = scores ? settled.windowTokens + 1 : 0;
   const compared = settled.suites.includes("quality") ? longestSequence(settled.quality) : 0;
+  requireRoom(request.maxModelLen, { throughput: longest, perplexity: scored, quality: compared });
   const served = Math.max(
     settled.suites.includes("serve") ? longestServed(settled.serving) : 0,
     settled.suites.includes("concurrency") ? longestServed(settled.users) : 0,
