@@ -42,3 +42,29 @@ export function renderTable(runs) {
   const reasons = runs.filter((run) => run.error !== undefined).map((run) => `${run.release}: ${run.error}`);
   return [...lines, ...reasons].join("\n");
 }
+
+const sum = ({ tests }, outcome) => Object.values(tests).reduce((total, test) => total + test[outcome], 0);
+
+/** Whether a release's tests ran, and none failed. */
+export function isGreen(run) {
+  return run.error === undefined && sum(run, "passed") > 0 && sum(run, "failed") === 0;
+}
+
+const isWhole = ({ pytest, error }) => pytest.join(" ") === "test/engine" && error === undefined;
+
+/** What a file keeps of a release after a run: a part that ran after the whole replaces its tests there, and is named. */
+export function merged(before, run) {
+  if (before === undefined || !isWhole(before) || isWhole(run) || run.error !== undefined) return run;
+  const again = [...new Set([...(before.again ?? []), run.pytest.join(" ")])];
+  return { ...before, tests: { ...before.tests, ...run.tests }, again };
+}
+
+/** The row of README's table that says what a run was. */
+export function readmeRow(run) {
+  const what = isWhole(run) ? "all engine tests" : `\`${run.pytest.join(" ")}\``;
+  const [passed, failed, skipped] = ["passed", "failed", "skipped"].map((outcome) => sum(run, outcome));
+  const counts = [`${passed} passed`, ...(failed > 0 ? [`${failed} FAILED`] : []), `${skipped} skipped`];
+  if (run.again !== undefined) counts.push(`\`${run.again.join("`, `")}\` in a later run`);
+  const { torch, python } = run.packages;
+  return `| ${run.release} | CPU build, torch ${torch}, Python ${python} | ${what}: ${counts.join(", ")} (${run.commit.slice(0, 10)}) |`;
+}

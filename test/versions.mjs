@@ -1,8 +1,8 @@
 // `npm run test:versions`: the engine tests on every release of vLLM's CPU build that kivi supports, one environment
 // after the other, and a table of what passed. Not part of `npm test`: it takes hours.
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { installPlugin } from "../dist/core/plugin/index.js";
@@ -11,11 +11,15 @@ import { KiviError } from "../dist/shared/errors.js";
 import { withContext } from "./environment.mjs";
 import { root } from "./stages.mjs";
 import { restoreKernels, saveKernels } from "./versions-kernels.mjs";
-import { readOutcomes, renderTable } from "./versions-table.mjs";
+import { isGreen, merged, readOutcomes, renderTable } from "./versions-table.mjs";
+
+const OUTCOMES = "test/versions-outcomes.json";
 
 const USAGE = `npm run test:versions -- [--versions 0.28.0,0.30.0] [--json FILE] [--keep] [-- arguments of pytest]
   --versions  releases to run; all that are supported unless given
-  --json      write the outcomes here, after each release
+  --json      write the outcomes here, after each release; what the file holds of other releases, and of the
+              tests that a part does not run, stays. With
+              ${OUTCOMES} they are what README's table says
   --keep      leave the environments in the cache folder (6 GB each, less what uv's cache shares)
   arguments   what pytest runs; test/engine unless given`;
 
@@ -38,9 +42,23 @@ async function prepare(context, path, release) {
   return venv;
 }
 
+/** When what is tested last changed; a hash does not survive a rebase. "+" stands for changes without a commit. */
+function commitDate() {
+  const git = (...args) => spawnSync("git", args, { cwd: root, encoding: "utf8" }).stdout.trim();
+  const sources = ["python-plugin", "triton-kernels", "test/engine"];
+  const changed = git("status", "--porcelain", "--", ...sources);
+  return `${git("log", "-1", "--format=%cI", "--", ...sources)}${changed === "" ? "" : "+"}`;
+}
+
 /** Outcomes of one release; `error` where its tests could not even run. */
 async function runRelease(release, pytest, keep) {
   const startedAt = Date.now();
+  const about = {
+    release,
+    pytest,
+    commit: commitDate(),
+    machine: `${cpus().length} CPUs, ${cpus()[0].model}`,
+  };
   const scratch = mkdtempSync(join(tmpdir(), "kivi-versions-"));
   const since = () => Math.round((Date.now() - startedAt) / 1000);
   let path, kernels;
@@ -62,10 +80,10 @@ async function runRelease(release, pytest, keep) {
     });
     saveKernels(venv, kernels);
     if (status !== 0 && status !== 1) throw new Error(`pytest ended with exit code ${status}`);
-    return { release, seconds: since(), packages, tests: readOutcomes(readFileSync(xml, "utf8")) };
+    return { ...about, seconds: since(), packages, tests: readOutcomes(readFileSync(xml, "utf8")) };
   } catch (error) {
     if (error.exitCode >= 130) throw error; // the user's Ctrl-C
-    return { release, seconds: since(), error: error.message, tests: {} };
+    return { ...about, seconds: since(), error: error.message, tests: {} };
   } finally {
     rmSync(scratch, { recursive: true });
     if (!keep && path !== undefined) rmSync(path, { recursive: true, force: true });
@@ -83,6 +101,17 @@ function readOptions() {
   return { ...values, releases, pytest: positionals.length > 0 ? positionals : ["test/engine"] };
 }
 
+/** Writes the outcomes, beside those of other releases that the file holds; a part that ran again goes into its whole. */
+function writeOutcomes(file, runs) {
+  const before = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")).runs : [];
+  const of = new Map(before.map((run) => [run.release, run]));
+  for (const run of runs) of.set(run.release, merged(of.get(run.release), run));
+  const all = supported.flatMap((release) => of.get(release) ?? []);
+  const counts = /\{\s+("passed": \d+),\s+("failed": \d+),\s+("skipped": \d+)\s+\}/g;
+  const text = JSON.stringify({ version: 1, runs: all }, null, 2).replace(counts, "{ $1, $2, $3 }");
+  writeFileSync(file, `${text}\n`);
+}
+
 async function main() {
   let options;
   try {
@@ -95,18 +124,10 @@ async function main() {
   for (const release of options.releases) {
     console.error(`\n=== vLLM ${release}`);
     runs.push(await runRelease(release, options.pytest, options.keep));
-    if (options.json !== undefined)
-      writeFileSync(
-        options.json,
-        `${JSON.stringify({ version: 1, pytest: options.pytest, runs }, null, 2)}\n`,
-      );
+    if (options.json !== undefined) writeOutcomes(options.json, runs);
   }
   console.log(renderTable(runs));
-  const green = ({ error, tests }) =>
-    error === undefined &&
-    Object.values(tests).some((test) => test.passed > 0) &&
-    Object.values(tests).every((test) => test.failed === 0);
-  return runs.every(green) ? 0 : 1;
+  return runs.every(isGreen) ? 0 : 1;
 }
 
 process.exitCode = await main();

@@ -88,7 +88,7 @@ def reports_in(log: str) -> list[dict[str, Any]]:
     for line in log.splitlines():
         if "KIVI_REPORT " in line:
             found.append(json.loads(line.split("KIVI_REPORT ", 1)[1]))
-            assert f"(Worker_TP{found[-1]['rank']} pid=" in line
+            assert f"(Worker_TP{found[-1]['rank']} pid=" in line, line
     return sorted(found, key=lambda report: report["rank"])
 
 

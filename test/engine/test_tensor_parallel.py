@@ -33,6 +33,8 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[-1]}")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    # With it vLLM writes a worker's name and its line apart, and another worker may come between.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     # vLLM compiles its split embedding for 20 s; what is tested here is not compiled by it.
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
     envs.disable_envs_cache()  # of an earlier engine in this process
