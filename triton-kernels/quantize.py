@@ -11,7 +11,7 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 from vllm_kivi.kernels.helpers import INTERPRETING, decode_scale, decode_zero, encode, load_pairs
-from vllm_kivi.kernels.staging import decode_rows, load_staged, load_staged_rows
+from vllm_kivi.kernels.staging import load_staged, load_staged_rows, unstage_rows
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import CLIP_RATIOS
 
@@ -163,7 +163,7 @@ def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, 
     # The next tokens are on their way while these are worked on.
     codes0, exponent0, codes1, exponent1 = _load_halves(ring, first, t, ring_tokens, BYTES, WIDTH, D)
     for at in range(TOKENS, G + TOKENS, TOKENS):
-        x0, x1 = decode_rows(codes0, exponent0, 0.0), decode_rows(codes1, exponent1, 0.0)
+        x0, x1 = unstage_rows(codes0, exponent0, 0.0), unstage_rows(codes1, exponent1, 0.0)
         codes0, exponent0, codes1, exponent1 = _load_halves(ring, first + at % G, t, ring_tokens, BYTES, WIDTH, D)
         low0, high0 = tl.minimum(low0, x0), tl.maximum(high0, x0)
         low1, high1 = tl.minimum(low1, x1), tl.maximum(high1, x1)
@@ -182,7 +182,7 @@ def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, 
     zero1, inverse1 = _load_range(zeros + WIDTH, scales + WIDTH, WIDTH)
     to = record + LAYOUT.key_codes_offset + group * G * WIDTH
     for at in range(0, G, TOKENS):
-        above0, above1 = decode_rows(codes0, exponent0, -zero0), decode_rows(codes1, exponent1, -zero1)
+        above0, above1 = unstage_rows(codes0, exponent0, -zero0), unstage_rows(codes1, exponent1, -zero1)
         following = first + (at + TOKENS) % G
         codes0, exponent0, codes1, exponent1 = _load_halves(ring, following, t, ring_tokens, BYTES, WIDTH, D)
         packed = codes_of(above0, inverse0, TOP) | (codes_of(above1, inverse1, TOP) << 4)

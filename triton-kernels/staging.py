@@ -91,7 +91,7 @@ def load_staged_columns(at, first, live, COUNT: tl.constexpr, SIZE: tl.constexpr
 
 @triton.jit
 def load_staged_rows(at, first: tl.constexpr, COUNT: tl.constexpr, D: tl.constexpr):
-    """COUNT channels from ``first`` on, padded, of the ring's tokens at pointers [tokens], for :func:`decode_rows`.
+    """COUNT channels from ``first`` on, padded, of the ring's tokens at pointers [tokens], for :func:`unstage_rows`.
 
     Returns codes, int8 [tokens, blocks, 8], and exponents, uint8 [tokens, blocks].
     ``first`` and COUNT must be multiples of eight.
@@ -104,7 +104,7 @@ def load_staged_rows(at, first: tl.constexpr, COUNT: tl.constexpr, D: tl.constex
 
 
 @triton.jit
-def decode_rows(codes, exponent, offset):
+def unstage_rows(codes, exponent, offset):
     """Float32 [tokens, blocks, 8] of what :func:`load_staged_rows` returns, plus an offset; rounded once."""
     return tl.fma(codes.to(tl.float32), staged_unit(exponent)[:, :, None], offset)
 

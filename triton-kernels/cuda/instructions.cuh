@@ -54,26 +54,23 @@ __device__ __forceinline__ void multiply(float c[4], u32 a0, u32 a1, u32 a2, u32
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-template <bool TRANSPOSED>
-__device__ __forceinline__ void load_matrices(u32 a[4], const void* row) {
+// Four tiles of 8 x 8 out of shared memory, transposed.
+__device__ __forceinline__ void load_transposed(u32 a[4], const void* row) {
     u32 at = (u32)__cvta_generic_to_shared(row);
-    if (TRANSPOSED)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at) : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at) : "memory");
 }
 
-template <int WORDS>
+// As wide as can be, where loads of WIDEST words are aligned.
+template <int WIDEST = 4, int WORDS>
 __device__ __forceinline__ void load_words(u32 (&to)[WORDS], const u8* from) {
-    if constexpr (WORDS % 4 == 0) {
+    if constexpr (WIDEST >= 4 && WORDS % 4 == 0) {
 #pragma unroll
         for (int i = 0; i < WORDS; i += 4) {
             uint4 four = *(const uint4*)(from + 4 * i);
             to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
         }
-    } else if constexpr (WORDS % 2 == 0) {
+    } else if constexpr (WIDEST >= 2 && WORDS % 2 == 0) {
 #pragma unroll
         for (int i = 0; i < WORDS; i += 2) {
             uint2 two = *(const uint2*)(from + 4 * i);

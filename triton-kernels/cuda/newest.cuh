@@ -24,19 +24,7 @@ __device__ __forceinline__ const u8* staged_token(const u8* ring, int ring_token
     return ring + (at < ring_tokens ? at : at - ring_tokens) * STAGED;
 }
 
-// As wide as the size of a ring's token allows.
-template <int WORDS>
-__device__ __forceinline__ void load_staged(u32 (&to)[WORDS], const u8* from) {
-    constexpr int LARGEST = STAGED % 16 == 0 ? 4 : STAGED % 8 == 0 ? 2 : 1;
-    constexpr int WIDE = WORDS % LARGEST == 0 ? LARGEST : WORDS % 2 == 0 && LARGEST > 1 ? 2 : 1;
-#pragma unroll
-    for (int i = 0; i < WORDS; i += WIDE) {
-        u32 part[WIDE];
-        load_words(part, from + 4 * i);
-#pragma unroll
-        for (int e = 0; e < WIDE; ++e) to[i + e] = part[e];
-    }
-}
+constexpr int STAGED_WORDS = STAGED % 16 == 0 ? 4 : STAGED % 8 == 0 ? 2 : 1;  // that a ring's tokens are aligned to
 
 // A thread's channels, as of packed keys, of tokens lane / 4 and lane / 4 + 8 of a tile.
 struct StagedKeys {
@@ -55,7 +43,7 @@ __device__ __forceinline__ void load_keys(
 #pragma unroll
         for (int part = 0; part < KEY_PARTS; ++part) {
             const int channel = part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS;
-            if (token < count) load_staged(to.codes[h][part], from + channel);
+            if (token < count) load_words<STAGED_WORDS>(to.codes[h][part], from + channel);
 #pragma unroll
             for (int s = 0; s < KEY_WORDS; ++s) {
                 if (token >= count) to.codes[h][part][s] = 0;
@@ -114,7 +102,7 @@ __device__ __forceinline__ void load_values(
         to.codes[i][0] = to.codes[i][1] = to.codes[i][2] = to.codes[i][3] = to.exponents[i] = 0;
         if (token < count) {
             const u8* from = staged_token(ring, ring_tokens, base, token);
-            load_staged(to.codes[i], from + 16 * piece);
+            load_words<STAGED_WORDS>(to.codes[i], from + 16 * piece);
             to.exponents[i] = *(const u16*)(from + D + 2 * piece);
         }
     }
@@ -205,7 +193,7 @@ __device__ __forceinline__ void add_newest(
 #pragma unroll
         for (int c = 0; c < CHANNEL_TILES; ++c) {
             u32 a[4];
-            load_matrices<true>(a, &tile[lane % 8 + lane / 16 * 8][16 * c + lane / 8 % 2 * 8]);
+            load_transposed(a, &tile[lane % 8 + lane / 16 * 8][16 * c + lane / 8 % 2 * 8]);
             multiply(state.out[c], a[0], a[1], a[2], a[3], weights[0], weights[1]);
         }
         __syncwarp();

@@ -15,28 +15,6 @@ __device__ __forceinline__ u32 scales_of(u32 zero_bits, u32 bytes) {
     return bytes << 7 | (zero_bits << 5 & 0x00600060);
 }
 
-// Of a record, where it lies.
-template <int WORDS>
-__device__ __forceinline__ void load_packed(u32 (&to)[WORDS], const u8* from) {
-    if constexpr (!BUFFERED) {
-        load_words(to, from);
-    } else {
-        constexpr int WIDE = WORDS % 4 == 0 ? 4 : WORDS % 2 == 0 ? 2 : 1;
-#pragma unroll
-        for (int i = 0; i < WORDS; i += WIDE) {
-            if constexpr (WIDE == 4) {
-                uint4 four = *(const uint4*)(from + 4 * i);
-                to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
-            } else if constexpr (WIDE == 2) {
-                uint2 two = *(const uint2*)(from + 4 * i);
-                to[i] = two.x, to[i + 1] = two.y;
-            } else {
-                to[i] = *(const u32*)(from + 4 * i);
-            }
-        }
-    }
-}
-
 // The queries as second operand of the scores, as float16. A thread's channels are those of its key codes, in each
 // part: word s holds channels 4s to 4s + 3, taken as the pairs (0, 2) and (1, 3). Codes of part p count 2^(bits * p),
 // undone here. The warps do it together for all of them.
@@ -67,8 +45,8 @@ __device__ __forceinline__ float2 fold(
     for (int part = 0; part < KEY_PARTS; ++part) {
         const int channel = group * D + part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS;
         u32 zeros[2 * KEY_WORDS], scales[KEY_WORDS];
-        load_packed(zeros, pairs + 2 * channel);
-        load_packed(scales, pairs + KEY_SCALES - KEY_ZEROS + channel);
+        load_words(zeros, pairs + 2 * channel);
+        load_words(scales, pairs + KEY_SCALES - KEY_ZEROS + channel);
         float sums[4] = {};
 #pragma unroll
         for (int s = 0; s < KEY_WORDS; ++s) {
@@ -98,7 +76,7 @@ __device__ __forceinline__ void score(
         u32 rows[2][KEY_WORDS];
 #pragma unroll
         for (int h = 0; h < 2; ++h)
-            load_packed(rows[h], keys + (token + EACH * g + 2 * i + h) * KEY_BYTES + quarter * 4 * KEY_WORDS);
+            load_words(rows[h], keys + (token + EACH * g + 2 * i + h) * KEY_BYTES + quarter * 4 * KEY_WORDS);
 #pragma unroll
         for (int e = 0; e < 4; ++e) scores[i][e] = 0;
 #pragma unroll
@@ -144,8 +122,8 @@ __device__ __forceinline__ void weigh(
 #pragma unroll
     for (int v = 0; v < VGROUPS; ++v) {
         u32 zeros[EACH], scales[EACH / 2];
-        load_packed(zeros, value_zeros + 2 * v * T);
-        load_packed(scales, value_scales + v * T);
+        load_words(zeros, value_zeros + 2 * v * T);
+        load_words(scales, value_scales + v * T);
 #pragma unroll
         for (int i = 0; i < ROW_TILES; ++i) {
             u32 both[2];
@@ -161,7 +139,7 @@ __device__ __forceinline__ void weigh(
     }
     if (VGROUPS > 1) {
         u32 zeros[EACH];
-        load_packed(zeros, value_zeros + 2 * (lane / 4 % VGROUPS) * T);
+        load_words(zeros, value_zeros + 2 * (lane / 4 % VGROUPS) * T);
 #pragma unroll
         for (int i = 0; i < ROW_TILES; ++i) {
             const u32 both[2] = {two_of(zeros, i, 0), two_of(zeros, i, 1)};
@@ -180,7 +158,7 @@ __device__ __forceinline__ void add_values(
         u32 rows[2][VALUE_WORDS];
 #pragma unroll
         for (int h = 0; h < 2; ++h)
-            load_packed(rows[h], values + (16 * j + 8 * h + g) * T + token + quarter * 4 * VALUE_WORDS);
+            load_words(rows[h], values + (16 * j + 8 * h + g) * T + token + quarter * 4 * VALUE_WORDS);
 #pragma unroll
         for (int u = 0; u < ROW_TILES / 2; ++u)
 #pragma unroll
