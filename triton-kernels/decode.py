@@ -48,19 +48,21 @@ class Blocks:
     resident: int
 
 
-_PLAIN = Blocks(8, 1), Blocks(4, 3), Blocks(4, 3)
-"""For few rows and heads, for some and for many, where every warp loads for itself: warps hide how long that takes."""
+_PLAIN = Blocks(8, 1), Blocks(4, 3), Blocks(4, 3), Blocks(4, 3)
+"""For few rows and heads, for some, for many, for several times as many as run at a time, where every warp loads for
+itself: warps hide how long that takes."""
 
-_AHEAD = Blocks(8, 1), Blocks(4, 2), Blocks(2, 4)
+_AHEAD = Blocks(8, 1), Blocks(4, 2), Blocks(2, 4), Blocks(2, 4)
 """The same where records are copied ahead. More warps than eight ask for more bytes at a time, which come more slowly;
 small blocks overlap the beginning of one row with the end of another, and split a row less."""
 
-_AHEAD_TWO_BITS = Blocks(12, 1), *_AHEAD[1:]
-"""For two-bit keys, which take more instructions a byte."""
+_AHEAD_TWO_BITS = *_AHEAD[:3], Blocks(2, 5)
+"""For two-bit values, whose records are small. Not for fewer rows: blocks fill one multiprocessor after another, and
+the last would get none."""
 
 
-def _shapes(layout: CacheLayout, ahead: bool) -> tuple[Blocks, Blocks, Blocks]:
-    return _PLAIN if not ahead else _AHEAD_TWO_BITS if layout.key_bits == 2 else _AHEAD
+def _shapes(layout: CacheLayout, ahead: bool) -> tuple[Blocks, Blocks, Blocks, Blocks]:
+    return _PLAIN if not ahead else _AHEAD_TWO_BITS if layout.value_bits == 2 else _AHEAD
 
 
 def blocks_of(layout: CacheLayout, pairs: int, processors: int, ahead: bool) -> Blocks:
@@ -70,8 +72,10 @@ def blocks_of(layout: CacheLayout, pairs: int, processors: int, ahead: bool) -> 
         pairs: rows of the (padded) batch times KV heads.
         ahead: of :func:`copies_ahead`.
     """
-    few, some, many = _shapes(layout, ahead)
-    return few if pairs <= processors else some if pairs <= 3 * processors else many
+    few, some, many, most = _shapes(layout, ahead)
+    if pairs <= 3 * processors:
+        return few if pairs <= processors else some
+    return many if pairs <= 10 * processors else most
 
 
 _OUT = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -200,8 +204,16 @@ def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks)
     newest = 2 * 16 * (d + 8)  # a tile, before the first values
     buffer = keys + pairs + max(values + pairs, newest)
     last = 4 * (blocks.warps * ratio * (d + 6) + 1)
-    query, barriers = 16 * d, 2 * 8 * blocks.warps
-    return query + barriers + -(-max(blocks.warps * buffer, last) // 8) * 8
+    query, of_a_warp = 16 * d, _factor_bytes(layout, copying) + 2 * 8  # and two barriers
+    return query + blocks.warps * of_a_warp + -(-max(blocks.warps * buffer, last) // 8) * 8
+
+
+def _factor_bytes(layout: CacheLayout, copying: bool) -> int:
+    """Shared memory of a warp for scales: of factors.cuh, with the sizes of sizes.cuh."""
+    chunk = min(layout.key_group, 128 if copying else 64)
+    step = 128 if copying and layout.block_size % 128 == 0 and 128 % chunk == 0 else chunk
+    key_groups = max(step // layout.key_group, 1)
+    return 2 * (key_groups * layout.head_size + layout.channel_groups * step)
 
 
 def macros(

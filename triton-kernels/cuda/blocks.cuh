@@ -6,29 +6,46 @@
 #include "packed.cuh"
 #include "shared.cuh"
 
-// A chunk of a record, which lies at three places: the keys' codes, the values' codes, all zeros and scales.
-__device__ __forceinline__ void score_chunk(
-    float (&scores)[ROW_TILES][4], Query& folded, float2& bias, const u32 (&query)[D / 32][32][4], const u8* keys,
-    const u8* pairs, int token, int lane
+// A step of a warp: the tokens from ``first`` to ``here`` of a record, STEP of them at most.
+struct Span {
+    int first, here;
+
+    // Whether the row has the step's chunk c. What lies in its place may be anything.
+    __device__ __forceinline__ bool has(int c) const { return STEP == CHUNK || first + c * CHUNK < here; }
+};
+
+// Zeros and scales of a step; ``pairs`` are all of its record. Where a key group takes several steps, its first asks.
+__device__ __forceinline__ void start_step(
+    float2& bias, Factors& factors, const u32 (&query)[D / 32][32][4], const u8* pairs, Span span, int lane
 ) {
-    if (CHUNK == G || token % G == 0) bias = fold(folded, query, pairs, token / G, lane);
+    const bool begins = STEP >= G || span.first % G == 0;
+    __syncwarp();  // all have read the last step's
+    if (begins) take_apart_keys(factors, pairs, span.first / G, lane);
+    const int c = lane / 4 / ROW_TILES;
+    take_apart_values(factors, pairs, span.first + (span.has(c) ? c : 0) * CHUNK, lane);
+    if (begins) bias = zeros_times(query, pairs, span.first / G, lane);
+    __syncwarp();
+}
+
+// Of chunk c of a step.
+__device__ __forceinline__ void score_chunk(
+    float (&scores)[ROW_TILES][4], Query& folded, float2 bias, const Factors& factors,
+    const u32 (&query)[D / 32][32][4], const u8* keys, Span span, int c, int lane
+) {
+    const int token = span.first + c * CHUNK, n = c * CHUNK / G;
+    if (CHUNK == G || token % G == 0) fold(folded, query, factors, n, lane);  // finite, whatever the scales
+    bias = bias_of(bias, n, lane);
+    if (!span.has(c)) bias.x = bias.y = -__int_as_float(0x7F800000);
     score(scores, folded, bias, keys, token, lane);
 }
 
-// Scores of a chunk that the row does not have.
-__device__ __forceinline__ void forget(float (&scores)[ROW_TILES][4]) {
-#pragma unroll
-    for (int i = 0; i < ROW_TILES; ++i)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) scores[i][e] = -__int_as_float(0x7F800000);
-}
-
 __device__ __forceinline__ void add_chunk(
-    State& state, float (&scores)[ROW_TILES][4], const u8* values, const u8* pairs, int token, int lane
+    State& state, float (&scores)[ROW_TILES][4], const u8* values, const u8* pairs, const Factors& factors, Span span,
+    int c, int lane
 ) {
     Weights weights;
-    weigh(weights, state, scores, pairs, token, lane);
-    add_values(state, weights, values, token, lane);
+    weigh(weights, state, scores, pairs, factors, c, span.first + (span.has(c) ? c : 0) * CHUNK, lane);
+    add_values(state, weights, values, span.first + c * CHUNK, lane);
 }
 
 __device__ __forceinline__ void copy_keys(Buffer& buffer, int turn, const u8* record, u64* barrier) {
@@ -74,6 +91,7 @@ __device__ __forceinline__ void add_blocks(
 ) {
     Query folded;
     float2 bias;
+    Factors& factors = shared.factors[warp];
     if constexpr (!BUFFERED) {
         int id = block < end ? __ldg(table + block) : 0;
         for (; block < end; block += WARPS) {
@@ -82,9 +100,12 @@ __device__ __forceinline__ void add_blocks(
             const int here = T == G ? T : min(T, tokens - block * T);
             for (int token = 0; token < here; token += CHUNK) {
                 float scores[ROW_TILES][4];
-                score_chunk(scores, folded, bias, shared.query, record + KEY_CODES, record + KEY_ZEROS, token, lane);
+                const u8* pairs = record + KEY_ZEROS;
+                const Span span = {token, here};
+                start_step(bias, factors, shared.query, pairs, span, lane);
+                score_chunk(scores, folded, bias, factors, shared.query, record + KEY_CODES, span, 0, lane);
                 softmax_step(scores, state);
-                add_chunk(state, scores, record + VALUE_CODES, record + KEY_ZEROS, token, lane);
+                add_chunk(state, scores, record + VALUE_CODES, pairs, factors, span, 0, lane);
             }
         }
     } else {
@@ -102,14 +123,12 @@ __device__ __forceinline__ void add_blocks(
             if (lane == 0 && record) copy_values(buffer, record, values_here);
             for (int token = 0; token < here; token += STEP) {
                 float scores[STEP / CHUNK][ROW_TILES][4];
+                const u8* pairs = buffer.pairs(turn);
+                const Span span = {token, here};
+                start_step(bias, factors, shared.query, pairs, span, lane);
 #pragma unroll
-                for (int c = 0; c < STEP / CHUNK; ++c) {
-                    const int at = token + c * CHUNK;
-                    if (STEP == CHUNK || at < here)
-                        score_chunk(scores[c], folded, bias, shared.query, buffer.keys, buffer.pairs(turn), at, lane);
-                    else
-                        forget(scores[c]);
-                }
+                for (int c = 0; c < STEP / CHUNK; ++c)
+                    score_chunk(scores[c], folded, bias, factors, shared.query, buffer.keys, span, c, lane);
                 if (token + STEP >= here) {
                     __syncwarp();  // all have read the keys
                     if (asks) copy_keys(buffer, turn ^ 1, next, keys_here);
@@ -117,11 +136,8 @@ __device__ __forceinline__ void add_blocks(
                 softmax_step((float(&)[STEP / 16][4])scores, state);
                 if (token == 0) wait(values_here, turn);
 #pragma unroll
-                for (int c = 0; c < STEP / CHUNK; ++c) {
-                    const int at = token + c * CHUNK;
-                    if (STEP == CHUNK || at < here)
-                        add_chunk(state, scores[c], buffer.values, buffer.pairs(turn), at, lane);
-                }
+                for (int c = 0; c < STEP / CHUNK; ++c)
+                    add_chunk(state, scores[c], buffer.values, pairs, factors, span, c, lane);
             }
             __syncwarp();  // all have read the values
         }

@@ -5,15 +5,8 @@
 // and scales are float16 after a mask or a shift.
 
 #pragma once
+#include "factors.cuh"
 #include "softmax.cuh"
-
-// Two zeros of layout.py as float16.
-__device__ __forceinline__ u32 zeros_of(u32 zero_bits) { return zero_bits & 0xFFFCFFFC; }
-
-// Their scales; ``bytes`` has a scale's upper bits in each half.
-__device__ __forceinline__ u32 scales_of(u32 zero_bits, u32 bytes) {
-    return bytes << 7 | (zero_bits << 5 & 0x00600060);
-}
 
 // The queries as second operand of the scores, as float16. A thread's channels are those of its key codes, in each
 // part: word s holds channels 4s to 4s + 3, taken as the pairs (0, 2) and (1, 3). Codes of part p count 2^(bits * p),
@@ -35,34 +28,47 @@ __device__ __forceinline__ void load_query(
 
 typedef u32 Query[KEY_PARTS][KEY_WORDS][2];
 
-// Fold a key group's scales into the query; returns the query times its zeros, for the thread's two queries (columns of
-// the scores). The zeros are the same in all rows of that product's first operand, so all threads get their sums.
-__device__ __forceinline__ float2 fold(
-    Query& folded, const u32 (&query)[D / 32][32][4], const u8* pairs, int group, int lane
-) {
+// The queries times the zeros of a step's key groups, from ``group`` on: of group n in threads 4n to 4n + 3, for the two
+// queries of each (columns of the scores). The product's first operand has them in rows n, n + KEY_GROUPS, ...
+__device__ __forceinline__ float2 zeros_times(const u32 (&query)[D / 32][32][4], const u8* pairs, int group, int lane) {
     float2 bias = make_float2(0, 0);
 #pragma unroll
     for (int part = 0; part < KEY_PARTS; ++part) {
-        const int channel = group * D + part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS;
-        u32 zeros[2 * KEY_WORDS], scales[KEY_WORDS];
-        load_words(zeros, pairs + 2 * channel);
-        load_words(scales, pairs + KEY_SCALES - KEY_ZEROS + channel);
+        u32 zeros[2 * KEY_WORDS];
+        load_words(zeros, pairs + 2 * ((group + lane / 4 % KEY_GROUPS) * D + channel_of(part * KEY_WORDS, lane % 4)));
         float sums[4] = {};
 #pragma unroll
         for (int s = 0; s < KEY_WORDS; ++s) {
-            const u32 even = __byte_perm(zeros[2 * s], zeros[2 * s + 1], 0x5410);
-            const u32 odd = __byte_perm(zeros[2 * s], zeros[2 * s + 1], 0x7632);
-            const u32 even_scales = scales_of(even, __byte_perm(scales[s], 0, 0x4240));
-            const u32 odd_scales = scales_of(odd, __byte_perm(scales[s], 0, 0x4341));
+            const u32 even = zeros_of(__byte_perm(zeros[2 * s], zeros[2 * s + 1], 0x5410));
+            const u32 odd = zeros_of(__byte_perm(zeros[2 * s], zeros[2 * s + 1], 0x7632));
             const int word = part * KEY_WORDS + s;
             const uint2 q = *(const uint2*)&query[word / 2][lane][word % 2 * 2];
-            folded[part][s][0] = finite_half2(times_half2(q.x, even_scales));
-            folded[part][s][1] = finite_half2(times_half2(q.y, odd_scales));
-            multiply(sums, zeros_of(even), zeros_of(even), zeros_of(odd), zeros_of(odd), q.x, q.y);
+            multiply(sums, even, even, odd, odd, q.x, q.y);
         }
         bias.x += sums[0] * (1 << KB * part), bias.y += sums[1] * (1 << KB * part);
     }
     return bias;
+}
+
+// Of zeros_times those of group n of the step.
+__device__ __forceinline__ float2 bias_of(float2 bias, int n, int lane) {
+    if (KEY_GROUPS == 1) return bias;
+    const int from = 4 * n + lane % 4;
+    return make_float2(__shfl_sync(~0u, bias.x, from), __shfl_sync(~0u, bias.y, from));
+}
+
+// The queries times the scales of group n of the step.
+__device__ __forceinline__ void fold(
+    Query& folded, const u32 (&query)[D / 32][32][4], const Factors& factors, int n, int lane
+) {
+#pragma unroll
+    for (int i = 0; i < D / 32; ++i) {
+        const uint4 q = *(const uint4*)query[i][lane], scales = *(const uint4*)factors.keys[n][i][lane % 4];
+        u32 (&first)[2] = folded[2 * i / KEY_WORDS][2 * i % KEY_WORDS];
+        u32 (&second)[2] = folded[(2 * i + 1) / KEY_WORDS][(2 * i + 1) % KEY_WORDS];
+        first[0] = finite_half2(times_half2(q.x, scales.x)), first[1] = finite_half2(times_half2(q.y, scales.y));
+        second[0] = finite_half2(times_half2(q.z, scales.z)), second[1] = finite_half2(times_half2(q.w, scales.w));
+    }
 }
 
 // Scores of a chunk of quantized keys, the ``token``-th of the block on. Thread (g, quarter) of a warp scores tokens
@@ -95,57 +101,36 @@ __device__ __forceinline__ void score(
     }
 }
 
-// Of the zeros of a thread's tokens those that a row tile pairs: of its scoring threads the tokens 2i + h.
-__device__ __forceinline__ u32 two_of(const u32 (&zeros)[EACH], int i, int h) {
-    return __byte_perm(zeros[i], zeros[EACH / 2 + i], h ? 0x7632 : 0x5410);
-}
-
-__device__ __forceinline__ void add_zeros(State& state, const u32 (&zeros)[2], const u32 (&plain)[2]) {
-    const u32 low = zeros_of(zeros[0]), high = zeros_of(zeros[1]);
-    multiply(state.bias, low, low, high, high, plain[0], plain[1]);
-}
-
 // Probabilities times the scales of values, as second operand; their products with the zeros go to the state, of channel
 // group v in the rows v, v + VGROUPS, ... of that product. A thread's tokens are those of its value codes.
 typedef u32 Weights[VGROUPS][ROW_TILES][2];
 
+// Of the ``c``-th chunk of a step; the block's ``token``-th is its first.
 __device__ __forceinline__ void weigh(
-    Weights& weights, State& state, const float (&p)[ROW_TILES][4], const u8* pairs, int token, int lane
+    Weights& weights, State& state, const float (&p)[ROW_TILES][4], const u8* pairs, const Factors& factors, int c,
+    int token, int lane
 ) {
-    u32 plain[ROW_TILES][2];
+    u32 plain[ROW_TILES][2], zeros[EACH];
+    load_words(zeros, pairs + VALUE_ZEROS - KEY_ZEROS + 2 * (lane / 4 % VGROUPS * T + token + 2 * EACH * (lane % 4)));
 #pragma unroll
-    for (int i = 0; i < ROW_TILES; ++i)
+    for (int i = 0; i < ROW_TILES; ++i) {
+        u32 two[2];  // of scoring threads the tokens 2i + h
 #pragma unroll
-        for (int h = 0; h < 2; ++h) plain[i][h] = transposed(pack_half2(p[i][2 * h], p[i][2 * h + 1]));
-    const u8* value_zeros = pairs + VALUE_ZEROS - KEY_ZEROS + 2 * (token + 2 * EACH * (lane % 4));
-    const u8* value_scales = pairs + VALUE_SCALES - KEY_ZEROS + token + 2 * EACH * (lane % 4);
-#pragma unroll
-    for (int v = 0; v < VGROUPS; ++v) {
-        u32 zeros[EACH], scales[EACH / 2];
-        load_words(zeros, value_zeros + 2 * v * T);
-        load_words(scales, value_scales + v * T);
-#pragma unroll
-        for (int i = 0; i < ROW_TILES; ++i) {
-            u32 both[2];
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const int byte = i % 2 * 2 + h;
-                both[h] = two_of(zeros, i, h);
-                const u32 bytes = __byte_perm(scales[i / 2], scales[EACH / 4 + i / 2], byte | (4 + byte) << 8);
-                weights[v][i][h] = times_half2(plain[i][h], scales_of(both[h], bytes & 0x00FF00FF));
-            }
-            if (VGROUPS == 1) add_zeros(state, both, plain[i]);
+        for (int h = 0; h < 2; ++h) {
+            plain[i][h] = transposed(pack_half2(p[i][2 * h], p[i][2 * h + 1]));
+            two[h] = zeros_of(__byte_perm(zeros[i], zeros[EACH / 2 + i], h ? 0x7632 : 0x5410));
         }
+        multiply(state.bias, two[0], two[0], two[1], two[1], plain[i][0], plain[i][1]);
     }
-    if (VGROUPS > 1) {
-        u32 zeros[EACH];
-        load_words(zeros, value_zeros + 2 * (lane / 4 % VGROUPS) * T);
 #pragma unroll
-        for (int i = 0; i < ROW_TILES; ++i) {
-            const u32 both[2] = {two_of(zeros, i, 0), two_of(zeros, i, 1)};
-            add_zeros(state, both, plain[i]);
+    for (int v = 0; v < VGROUPS; ++v)
+#pragma unroll
+        for (int i = 0; i < ROW_TILES; i += 2) {
+            const uint4 scales = *(const uint4*)factors.values[v][(c * ROW_TILES + i) / 2][lane % 4];
+            weights[v][i][0] = times_half2(plain[i][0], scales.x), weights[v][i][1] = times_half2(plain[i][1], scales.y);
+            weights[v][i + 1][0] = times_half2(plain[i + 1][0], scales.z);
+            weights[v][i + 1][1] = times_half2(plain[i + 1][1], scales.w);
         }
-    }
 }
 
 // A thread's bytes of a row of codes are the tokens of scoring threads 2 * quarter, then 2 * quarter + 1.

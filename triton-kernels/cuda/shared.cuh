@@ -1,6 +1,7 @@
 // Shared memory of a thread block.
 
 #pragma once
+#include "factors.cuh"
 #include "sizes.cuh"
 
 // A record as copied for a warp. The zeros and scales of the next one come while this one's are still read.
@@ -25,6 +26,7 @@ struct Last {
 
 struct Shared {
     u32 query[D / 32][32][4];  // of a warp's lanes; see load_query
+    Factors factors[WARPS];    // of a warp each
     u64 keys_here[WARPS], values_here[WARPS];
     union {
         Buffer buffers[WARPS];  // of a warp each

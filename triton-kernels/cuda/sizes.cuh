@@ -30,6 +30,7 @@ constexpr int CHUNK = G < MOST ? G : MOST;    // tokens of a key group that are 
 constexpr int STEP = BUFFERED && T % 128 == 0 && 128 % CHUNK == 0 ? 128 : CHUNK;  // tokens between two softmax steps
 constexpr int ROW_TILES = CHUNK / 16;         // of tokens
 constexpr int EACH = CHUNK / 8;               // tokens of a chunk whose scores a thread holds, contiguous
+constexpr int KEY_GROUPS = STEP > G ? STEP / G : 1;  // of a step
 constexpr int KEY_BYTES = D * KB / 8;
 constexpr int KEY_WORDS = KEY_BYTES / 16;     // of a token, of a thread
 constexpr int KEY_PARTS = 8 / KB;
@@ -45,4 +46,5 @@ constexpr int TILE_STRIDE = D + 8;            // halves
 static_assert(RATIO <= QUERIES, "one tile of queries");
 static_assert(D % (KB == 4 ? 32 : 64) == 0 && VALUE_ROWS % 16 == 0, "a thread's codes are whole words");
 static_assert((D / VGROUPS) % 16 == 0 && VALUE_RESIDUAL % 16 == 0 && G % CHUNK == 0 && CHUNK % 32 == 0, "whole tiles");
+static_assert(8 % KEY_GROUPS == 0 && STEP <= 128 && D <= 128, "eight threads share zeros and scales");
 static_assert(VALUE_WINDOW <= KEY_WINDOW, "keys behind the quantized values would need pages");

@@ -18,7 +18,7 @@ from vllm_kivi.kernels.decode import blocks_of, compile_for, compiler_works, cop
     [("k4v4", 128, 4), ("k4v4", 64, 1), ("k4v4", 96, 3), ("k4v2", 128, 8), ("k2v2", 128, 5)],
     ids=str,
 )
-@pytest.mark.parametrize("pairs", [1, 200, 1000], ids=["few", "some", "many"])
+@pytest.mark.parametrize("pairs", [1, 200, 1000, 2000], ids=["few", "some", "many", "most"])
 def test_compiles(preset: str, head_size: int, ratio: int, architecture: str, pairs: int) -> None:
     config = PRESETS[preset]
     layout, windows = config.layout(head_size, 128), windows_of(config)
