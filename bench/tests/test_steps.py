@@ -44,8 +44,24 @@ def test_the_step_that_closes_groups_is_told_from_the_others() -> None:
         "closing_us": 230.0,
         "ratio": 230 / 170,
         "store_us": 20.0,
-        "most_store_us": 80.0,
+        "closing_store_us": 80.0,
+        "attention_us": 60.0,
+        "closing_attention_us": 120.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "attends"),
+    [
+        ("kivi_decode", True),
+        ("cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<flash::Colle...", True),
+        ("cutlass::device_kernel<flash::FlashAttnFwdCombine<cute::tuple<cute::C<8>, cute::C<128>>...", False),
+        ("vllm::reshape_and_cache_flash_kernel<__nv_bfloat16, __nv_bfloat16, (vllm::Fp8KVCacheDat...", False),
+        ("kernel_unified_attention_3d", True),
+    ],
+)
+def test_attention_by_name(name: str, attends: bool) -> None:
+    assert bool(trace.ATTENTION.search(name)) == attends
 
 
 def test_too_few_steps() -> None:

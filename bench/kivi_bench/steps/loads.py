@@ -44,15 +44,19 @@ def first_token_seconds(llm: Any, tokens: int, chunk: int, shared: float = 0.0, 
 
 
 class Decode:
-    """Rows of equal length that decode together, each step one token of each.
+    """Rows that decode together, each step one token of each.
 
-    Their prompts are restored by prefix caching, so that all begin in one step; key groups close in the same step for
-    every row.
+    Their prompts are restored by prefix caching, so that all begin in one step.
+
+    Args:
+        context: tokens of the longest prompt.
+        spread: tokens by which others are shorter, evenly. With 0, key groups close in the same step for every row.
     """
 
-    def __init__(self, llm: Any, batch: int, context: int, new: int) -> None:
+    def __init__(self, llm: Any, batch: int, context: int, new: int, spread: int = 0) -> None:
         rng = np.random.default_rng(batch + context)
-        prompts = [rng.integers(10, _vocabulary(llm), context) for _ in range(batch)]
+        shorter = [row * spread // batch for row in range(batch)]
+        prompts = [rng.integers(10, _vocabulary(llm), context - less) for less in shorter]
         _generate(llm, prompts, 1)
         self._engine = llm.llm_engine
         for index, prompt in enumerate(prompts):

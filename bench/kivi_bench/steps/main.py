@@ -76,11 +76,15 @@ def _decode(llm: Any, batch: int, context: int) -> dict[str, Any]:
     seconds = rows.steps(GROUP)
     found = trace.kernels(loads.recorded(lambda: rows.steps(TRACED)))
     rows.finish()
+    spread = loads.Decode(llm, batch, context, 2 * GROUP, spread=GROUP)
+    as_they_come = spread.steps(GROUP)
+    spread.finish()
     layers = llm.llm_engine.vllm_config.model_config.get_num_layers(llm.llm_engine.vllm_config.parallel_config)
     return {
         "batch": batch,
         "context": context,
         "steps_ms": [round(1e3 * each, 3) for each in seconds],
+        "spread_steps_ms": [round(1e3 * each, 3) for each in as_they_come],
         "closing": trace.closing(found, layers),
         "kernels": trace.shares(found, TRACED),
         "layer": trace.layer(found, layers),
