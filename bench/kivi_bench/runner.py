@@ -150,8 +150,10 @@ def run_fill(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -> dict
 def run_throughput(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -> list[dict[str, Any]]:
     """Times every shape; tokens/s of the whole engine."""
     from vllm import SamplingParams
+    from vllm.platforms import current_platform
 
     assert spec.throughput is not None
+    least = throughput.GPU_SECONDS if current_platform.is_cuda() else 0.0
     vocabulary, special = token_range(llm, spec)
 
     def generate(prompts: list[list[int]], tokens: int) -> None:
@@ -162,7 +164,7 @@ def run_throughput(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -
     for index, shape in enumerate(spec.throughput.shapes):
         events.emit("phase", phase="throughput", detail=shape.name, step=index + 1, steps=len(spec.throughput.shapes))
         prompts = throughput.random_prompts(shape, vocabulary, spec.throughput.seed, special)
-        warmup, samples = throughput.measure(shape, prompts, spec.throughput.repeats, generate)
+        warmup, samples = throughput.measure(shape, prompts, spec.throughput.repeats, generate, least)
         results.append(throughput.summarize(shape, warmup, samples, tokens_held))
     return results
 

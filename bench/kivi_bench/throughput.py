@@ -7,6 +7,12 @@ from typing import Any
 
 from .spec import Shape
 
+GPU_SECONDS = 5.0
+"""Of the samples of one shape at least: on a GPU a short shape takes less than the machine's hiccups."""
+
+MOST_SAMPLES = 9
+"""Of one shape, unless more were asked for."""
+
 
 def rates(shape: Shape, prefill_seconds: float, total_seconds: float) -> tuple[float, float | None]:
     """Tokens per second: (prefill, decode).
@@ -57,11 +63,16 @@ def random_prompts(shape: Shape, vocabulary: int, seed: int, avoid: set[int]) ->
 
 
 def measure(
-    shape: Shape, prompts: list[list[int]], repeats: int, generate: Callable[[list[list[int]], int], None]
+    shape: Shape,
+    prompts: list[list[int]],
+    repeats: int,
+    generate: Callable[[list[list[int]], int], None],
+    least_seconds: float = 0.0,
 ) -> tuple[float, list[tuple[float, float]]]:
     """Seconds of one warm-up and of each repeat (prefill, total); `generate(prompts, n)` makes n tokens for each.
 
-    Prefill and total alternate, so that a slow spell of the machine falls on both.
+    Prefill and total alternate, so that a slow spell of the machine falls on both. There are more repeats, up to
+    MOST_SAMPLES, until they have taken `least_seconds`.
     """
 
     def timed(tokens: int) -> float:
@@ -70,4 +81,7 @@ def measure(
         return time.perf_counter() - start
 
     warmup = timed(min(shape.new, 4) + 1)
-    return warmup, [(timed(1), timed(shape.new + 1)) for _ in range(repeats)]
+    samples: list[tuple[float, float]] = []
+    while len(samples) < repeats or (len(samples) < MOST_SAMPLES and sum(map(sum, samples)) < least_seconds):
+        samples.append((timed(1), timed(shape.new + 1)))
+    return warmup, samples

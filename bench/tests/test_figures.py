@@ -44,6 +44,16 @@ def test_prefill_and_total_alternate_after_one_warm_up() -> None:
     assert asked == [5, 1, 33, 1, 33]
 
 
+def test_short_shapes_are_sampled_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    def samples(seconds: float, repeats: int = 2) -> int:
+        now = iter(range(1000))
+        monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(now))  # each call takes a second
+        return len(throughput.measure(Shape(1, 4, 8), [[1]], repeats, lambda *_: None, seconds)[1])
+
+    assert [samples(seconds) for seconds in (0, 4, 4.5, 7, 1000)] == [2, 2, 3, 4, throughput.MOST_SAMPLES]
+    assert samples(0, repeats=20) == 20
+
+
 def test_windows_tile_the_text_and_leave_the_rest() -> None:
     assert perplexity.windows(range(10), 4, limit=9) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert perplexity.windows(range(10), 4, limit=1) == [[0, 1, 2, 3]]
