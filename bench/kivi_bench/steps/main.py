@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="file for the figures, JSON")
     parser.add_argument("--prompt", type=int, default=30000, help="tokens of the prompt whose first token is timed")
     parser.add_argument("--chunk", type=int, default=2048, help="prompt tokens of a step, where they are chunked")
-    parser.add_argument("--decode", type=_shapes, default=_shapes("16x512,64x2048,256x2048"), help="batch x context, ...")
+    parser.add_argument(
+        "--decode", type=_shapes, default=_shapes("16x512,64x2048,256x2048"), help="batch x context, ..."
+    )
     parser.add_argument("--memory", type=float, default=0.8, help="vLLM's --gpu-memory-utilization")
     return parser
 
