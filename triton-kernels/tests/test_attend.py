@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from batches import DEVICE, Row, Step
 
 from vllm_kivi.config import PRESETS, KiviConfig
-from vllm_kivi.kernels import append
+from vllm_kivi.kernels import append, decode
 
 K4V4 = PRESETS["k4v4"]
 WINDOWED = replace(K4V4, key_window=40, value_residual=16, value_window=24)
@@ -32,7 +33,7 @@ FEW = [Row(0, 1), Row(126, 1), Row(127, 1), Row(128, 1), Row(300, 1), Row(0, 0)]
 MANY = [Row(0, 5), Row(100, 60), Row(127, 3), Row(128, 128), Row(255, 1), Row(256, 20, readable_from=256)]
 
 
-@pytest.mark.parametrize(
+FORMATS = pytest.mark.parametrize(
     ("config", "head_size", "ratio", "dtype", "splits"),
     [
         (K4V4, 64, 4, torch.float16, 1),
@@ -43,8 +44,40 @@ MANY = [Row(0, 5), Row(100, 60), Row(127, 3), Row(128, 128), Row(255, 1), Row(25
     ],
     ids=("k4v4", "windows", "plain", "k4v2-d96", "k2v2"),
 )
+
+
+@FORMATS
 def test_decode(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dtype, splits: int) -> None:
     step = Step(config, FEW, head_size, 1, ratio, dtype).ready()
+    step.run_few(splits)
+    check(step, 4e-3)
+
+
+@pytest.fixture
+def compiled_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """What is patched meanwhile decides how decode.cu is compiled, and no longer."""
+    decode._compiled.cache_clear()
+    yield monkeypatch
+    decode._compiled.cache_clear()
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="decode.cu needs a GPU")
+@FORMATS
+@pytest.mark.parametrize(
+    ("ahead", "which"), [(True, 0), (True, 1), (True, 2), (True, 3), (False, 0), (False, 1)],
+    ids=["ahead-few", "ahead-some", "ahead-many", "ahead-most", "plain-few", "plain-some"],
+)  # fmt: skip
+def test_decode_by_all_kinds_of_blocks(
+    config: KiviConfig, head_size: int, ratio: int, dtype: torch.dtype, splits: int, ahead: bool, which: int,
+    compiled_anew: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Those of older architectures too, which load for themselves."""
+    layout = config.layout(head_size, 128)
+    if ahead and not decode.copies_ahead(layout, decode._architecture(0)):
+        pytest.skip("this GPU copies nothing ahead")
+    compiled_anew.setattr(decode, "copies_ahead", lambda *_: ahead)
+    compiled_anew.setattr(decode, "blocks_of", lambda *_: decode._shapes(layout, ahead)[which])
+    step = Step(config, [*FEW, Row(1030, 1), Row(511, 1)], head_size, 3, ratio, dtype).ready()
     step.run_few(splits)
     check(step, 4e-3)
 
