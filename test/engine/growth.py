@@ -1,14 +1,19 @@
-"""What a process holds, read from the system, and whether it grew over many rounds of the same work."""
+"""What an engine's process holds between two rounds of the same work, and whether it grew over many of them."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from inprocess import generate, runner_of, scheduler_of
+from support import prompt
 
 ALLOWED_BYTES = 48 << 20
 """Resident memory may rise by this between the second quarter of the rounds and the last: allocators keep fragments."""
@@ -49,6 +54,20 @@ def process_holds() -> dict[str, int]:
         "handles": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
     }
+
+
+def at_rest(llm: Any, staging: Callable[[], int]) -> Held:
+    """After a step that tells the worker who ended; ``staging`` is asked then."""
+    generate(llm, [prompt(3, seed=3)], 1)
+    assert llm.reset_prefix_cache()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of freed memory is no growth
+    return Held(
+        **process_holds(),
+        staging=staging(),
+        slots=runner_of(llm).kivi_slots.used,
+        free_blocks=scheduler_of(llm).kv_cache_manager.block_pool.get_num_free_blocks(),
+    )
 
 
 def growth(rounds: Sequence[Held]) -> tuple[dict[str, Any], list[str]]:

@@ -10,8 +10,6 @@ or anything that grew; the line says which.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import statistics
@@ -25,11 +23,11 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all that may grow is in th
 
 import torch
 from conftest import open_engine
-from growth import Held, growth, process_holds
-from inprocess import counter, generate, runner_of, scheduler_of
+from growth import Held, at_rest, growth
+from inprocess import counter, runner_of
 from models import TinyModel, write_checkpoint
 from schedules import drive, requests
-from support import EXACT, ONE_CODE, centred, error_ratio, generated_logits, prompt, prompt_logits, whole
+from support import EXACT, ONE_CODE, centred, error_ratio, generated_logits, prompt_logits, whole
 
 MODEL = TinyModel(64, 2, 4)
 REQUESTS, SLOTS, BLOCKS = 8, 8, 9
@@ -47,20 +45,9 @@ def error_alone(llm: Any, output: Any) -> float:
     return error_ratio(centred(generated_logits(output)), prompt_logits(alone)[len(output.prompt_token_ids) - 1 :])
 
 
-def at_rest(llm: Any) -> Held:
-    """After a step that tells the worker who ended."""
-    generate(llm, [prompt(3, seed=3)], 1)
-    assert llm.reset_prefix_cache()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of freed memory is no growth
-    runner = runner_of(llm)
-    layers = runner.compilation_config.static_forward_context.values()
-    return Held(
-        **process_holds(),
-        staging=sum(layer.impl.ring.nbytes for layer in layers),
-        slots=runner.kivi_slots.used,
-        free_blocks=scheduler_of(llm).kv_cache_manager.block_pool.get_num_free_blocks(),
-    )
+def bytes_of_rings(llm: Any) -> int:
+    layers = runner_of(llm).compilation_config.static_forward_context.values()
+    return sum(layer.impl.ring.nbytes for layer in layers)
 
 
 def one_round(llm: Any, number: int) -> tuple[dict[str, float], int, int]:
@@ -85,7 +72,7 @@ def soak(llm: Any, minutes: float, seed: int) -> dict[str, Any]:
             for name, error in found.items()
             if not error < ONE_CODE
         ]
-        rounds.append(at_rest(llm))
+        rounds.append(at_rest(llm, lambda: bytes_of_rings(llm)))
         print(f"round {number}: {len(found)} answers, {rounds[-1]}", file=sys.stderr, flush=True)
     median = statistics.median(errors)
     if not median < EXACT:

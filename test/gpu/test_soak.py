@@ -7,7 +7,6 @@ answer, and nothing shared.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import time
@@ -19,11 +18,11 @@ from typing import Any
 import pytest
 import torch
 from engines import open_engine
-from growth import Held, growth, process_holds
-from inprocess import counter, generate, runner_of, scheduler_of
+from growth import Held, at_rest, growth
+from inprocess import counter
 from models import TinyModel, write_checkpoint
 from schedules import drive, requests
-from support import prompt, whole
+from support import whole
 from vllm import SamplingParams
 
 MODEL = TinyModel(128, 2, 4, layers=3)
@@ -49,19 +48,6 @@ def engine(checkpoint: Path, **arguments: Any) -> Iterator[Any]:
         yield llm
 
 
-def at_rest(llm: Any) -> Held:
-    """After a step that tells the worker who ended. Of rings there is all that PyTorch holds of the GPU's memory."""
-    generate(llm, [prompt(3, seed=3)], 1)
-    assert llm.reset_prefix_cache()
-    gc.collect()
-    return Held(
-        **process_holds(),
-        staging=torch.cuda.memory_allocated(),
-        slots=runner_of(llm).kivi_slots.used,
-        free_blocks=scheduler_of(llm).kv_cache_manager.block_pool.get_num_free_blocks(),
-    )
-
-
 def load(llm: Any, minutes: float, answers: Path) -> tuple[list[Held], dict[str, int]]:
     """What was held after each round, and counts; the answers go to a file, a line each, so that they hold nothing."""
     held: list[Held] = []
@@ -76,7 +62,7 @@ def load(llm: Any, minutes: float, answers: Path) -> tuple[list[Held], dict[str,
                 file.write(json.dumps([f"{number}, {name}", output.prompt_token_ids, whole(output), own]) + "\n")
             requested, answered, steps = requested + ROUND, answered + len(ended), steps + taken
             del ended
-            held.append(at_rest(llm))
+            held.append(at_rest(llm, torch.cuda.memory_allocated))  # the rings and all else that PyTorch holds there
     return held, {"rounds": len(held), "requests": requested, "answered": answered, "steps": steps}
 
 

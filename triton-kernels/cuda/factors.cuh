@@ -14,8 +14,8 @@ __device__ __forceinline__ u32 scales_of(u32 zero_bits, u32 bytes) {
 
 // Scales as float16, in the order in which threads read them: four words of quarter lane % 4 at a time.
 struct Factors {
-    u32 keys[KEY_GROUPS][D / 32][4][4];                // of words 2i and 2i + 1 of a token's codes, even channels, odd ones
-    u32 values[VGROUPS][STEP / 32][4][4];              // of row tiles 2i and 2i + 1, both pairs of tokens each
+    u32 keys[KEY_GROUPS][D / 32][4][4];    // of words 2i and 2i + 1 of a token's codes, even channels, odd ones
+    u32 values[VGROUPS][STEP / 32][4][4];  // of row tiles 2i and 2i + 1, both pairs of tokens each
 };
 
 // The channel of a key group where word ``word`` of a quarter begins; see load_query for which it holds.

@@ -42,7 +42,7 @@ __device__ __forceinline__ void load_keys(
         const u8* from = staged_token(ring, ring_tokens, base, token);
 #pragma unroll
         for (int part = 0; part < KEY_PARTS; ++part) {
-            const int channel = part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS;
+            const int channel = channel_of(part * KEY_WORDS, lane % 4);
             if (token < count) load_words<STAGED_WORDS>(to.codes[h][part], from + channel);
 #pragma unroll
             for (int s = 0; s < KEY_WORDS; ++s) {

@@ -17,10 +17,10 @@ __device__ __forceinline__ void load_query(
     for (int i = warp; i < D / 32; i += WARPS)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int word = 2 * i + half, part = word / KEY_WORDS, s = word % KEY_WORDS;
+            const int word = 2 * i + half;
             float4 q = make_float4(0, 0, 0, 0);
-            if (live) q = *(const float4*)(query + part * KEY_BYTES + lane % 4 * 4 * KEY_WORDS + 4 * s);
-            const float factor = scale_log2 / (1 << KB * part);
+            if (live) q = *(const float4*)(query + channel_of(word, lane % 4));
+            const float factor = scale_log2 / (1 << KB * (word / KEY_WORDS));
             to[i][lane][2 * half] = finite_half2(pack_half2(q.x * factor, q.z * factor));
             to[i][lane][2 * half + 1] = finite_half2(pack_half2(q.y * factor, q.w * factor));
         }

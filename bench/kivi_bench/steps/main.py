@@ -85,12 +85,16 @@ def _decode(llm: Any, batch: int, context: int) -> dict[str, Any]:
     return {
         "batch": batch,
         "context": context,
-        "steps_ms": [round(1e3 * each, 3) for each in seconds],
-        "spread_steps_ms": [round(1e3 * each, 3) for each in as_they_come],
+        "steps_ms": _milliseconds(seconds),
+        "spread_steps_ms": _milliseconds(as_they_come),
         "closing": trace.closing(found, layers),
         "kernels": trace.shares(found, TRACED),
         "layer": trace.layer(found, layers),
     }
+
+
+def _milliseconds(seconds: list[float]) -> list[float]:
+    return [round(1e3 * each, 3) for each in seconds]
 
 
 def _prefill(llm: Any, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -54,7 +54,11 @@ def shares(found: list[Kernel], steps: int) -> list[dict[str, Any]]:
 def store_share(found: list[Kernel]) -> float:
     """Part of all kernels' time that goes into putting keys and values into the cache, 0 to 1."""
     total = sum(kernel.duration for kernel in found)
-    return sum(kernel.duration for kernel in found if STORE.search(kernel.name)) / total if total else 0.0
+    return _spent(found, STORE) / total if total else 0.0
+
+
+def _spent(found: list[Kernel], names: re.Pattern[str]) -> float:
+    return sum(kernel.duration for kernel in found if names.search(kernel.name))
 
 
 def busy(found: list[Kernel]) -> float:
@@ -84,10 +88,9 @@ def closing(found: list[Kernel], layers: int) -> dict[str, float]:
     whole = steps[1:-1]
     if len(whole) < 3:
         raise ValueError(f"the trace holds {len(whole)} whole steps of {layers} layers, too few to compare")
-    store = [sum(kernel.duration for kernel in step if STORE.search(kernel.name)) for step in whole]
-    attention = [sum(kernel.duration for kernel in step if ATTENTION.search(kernel.name)) for step in whole]
+    store, attention = ([_spent(step, names) for step in whole] for names in (STORE, ATTENTION))
     times = [busy(step) for step in whole]
-    _most, at = max((store[i] + attention[i], i) for i in range(len(whole)))
+    at = max(range(len(whole)), key=lambda step: store[step] + attention[step])
     plain = median(times)
     return {
         "plain_us": plain,
