@@ -3,7 +3,7 @@
 Some programs take heads of a row: they rotate and stage keys, rotate and quantize values, or rotate queries. Others
 close the key groups that the step completes, a few channels at a time, because few rows complete one in most steps and
 the step waits for the slowest program, or whole heads where many do; they stage the step's keys for themselves rather
-than wait. Meaning:
+than wait. Where decode.cu can close them, beside its waiting for memory, many are left to it. Meaning:
 ``reference.rotate``, ``store_values``, ``store_keys``. A draft that completes a group closes it too; if it is rejected,
 the group is closed again with the true token before anything reads it. Graph-safe: the grid depends on shapes only.
 """
@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from vllm_kivi.kernels.decode import few_closing_rows
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of, rotate
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
@@ -22,14 +23,17 @@ from vllm_kivi.kernels.quantize import (
     quantize_keys,
     ratios,
     store_key_codes,
+    store_value_tile,
     store_values,
+    takes_tiles,
     value_span,
 )
 from vllm_kivi.kernels.staging import admit, load_staged, load_staged_columns, write_staged
 from vllm_kivi.layout import CacheLayout
 
-_HEADS = 2
-"""KV heads of a program that stages keys, or takes values or queries."""
+_HEADS, _ALONE = 2, 12
+"""KV heads of a program that stages keys, or takes values or queries; one where so many programs of a multiprocessor
+take all: the step waits for each program, and that is done sooner."""
 
 _CLOSERS, _REGISTERS = 16, 128
 """Programs of a multiprocessor that close groups, at most, and registers of a thread, of which so many run at once."""
@@ -44,7 +48,7 @@ _LOOK = (128, 256)
 @triton.constexpr_function
 def takes_whole_heads(LAYOUT, RATIOS):
     """Whether a program may close all channels of a head at once, with :func:`quantize_head`."""
-    return len(RATIOS) == 1 and LAYOUT.key_bits == 4 and LAYOUT.key_code_bytes % 8 == 0
+    return len(RATIOS) == 1 and LAYOUT.key_bits == 4 and LAYOUT.head_size % 32 == 0
 
 
 def rows_that_close_whole_heads(layout: CacheLayout, heads: int, clipping: bool, device: torch.device) -> int:
@@ -95,6 +99,25 @@ def _close_slice(record, in_block, ring_at, at, LAYOUT: tl.constexpr, RATIOS: tl
             x = load_staged(ring_at[None, :], (part * WIDTH + j)[:, None], (j < WIDTH)[:, None] & live[None, :], D)
         packed |= quantize_keys(record, in_block, x, part, j, LAYOUT, RATIOS)
     store_key_codes(record, in_block, packed, j, LAYOUT)
+
+
+@triton.jit
+def _closes_before_decode(query_start, seq_lens, readable_from, rows, few, G: tl.constexpr, LOOK: tl.constexpr):
+    """Whether there are groups to close before decode.cu, whose ``closes_beside`` tells when it does.
+
+    So it is with a few rows, for which many programs take a part each, and where a row may read a page that this very
+    step fills: one that vLLM's prefix cache has just given it.
+    """
+    unsettled, closing = 0, 0
+    for first in range(0, rows, LOOK):
+        r = first + tl.arange(0, LOOK)
+        start = tl.load(query_start + r, mask=r < rows, other=0)
+        count = tl.load(query_start + r + 1, mask=r < rows, other=0) - start
+        length = tl.load(seq_lens + r, mask=r < rows, other=0)
+        readable = tl.load(readable_from + r, mask=r < rows, other=0)
+        unsettled += tl.sum(((count > 0) & (length - 1 <= readable)).to(tl.int32), 0)
+        closing += tl.sum(((count > 0) & (length % G == 0)).to(tl.int32), 0)
+    return (closing > 0) & ((closing <= few) | (unsettled > 0))
 
 
 @triton.jit
@@ -149,13 +172,14 @@ def _close_groups(
                     _close_slice(record, in_block, ring_at, at, LAYOUT, RATIOS, J)
 
 
-@triton.jit(do_not_specialize=["stride_table", "rows", "closers"], do_not_specialize_on_alignment=PER_ROW)
+@triton.jit(do_not_specialize=["stride_table", "rows", "closers", "few"], do_not_specialize_on_alignment=PER_ROW)
 def _append_kernel(
     pages,  # u8 [blocks, H, record]
     query_start,  # i32 [B + 1]
     seq_lens,  # i32 [B]
     block_table,  # i32 [B, blocks of a row]
     slots,  # i32 [B]
+    readable_from,  # i32 [B]
     slot_mapping,  # int [tokens]
     query,  # [tokens, Hq, D]
     key,  # [tokens, H, D]
@@ -178,6 +202,7 @@ def _append_kernel(
     rows,
     heads,
     closers,  # programs that close key groups; they come first, because they take longest
+    few,  # with DEFERS
     LAYOUT_SPEC: tl.constexpr,
     RATIOS: tl.constexpr,
     STAGED: tl.constexpr,  # bytes of a token in a ring
@@ -186,6 +211,7 @@ def _append_kernel(
     J: tl.constexpr,  # packed channels that are closed at a time
     LOOK: tl.constexpr,
     SPAN: tl.constexpr,
+    DEFERS: tl.constexpr,  # decode.cu closes groups of more than ``few`` rows
     OVERLAP: tl.constexpr,  # of this launch with its neighbours
     HEADS: tl.constexpr,  # of a program
     ROWS: tl.constexpr,  # HEADS * RATIO, padded
@@ -197,11 +223,15 @@ def _append_kernel(
         gdc_launch_dependents()  # not sooner: those may rely on what the launches before this one wrote
     program = tl.program_id(0)
     if program < closers:
-        _close_groups(
-            pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page, stride_table,
-            stride_key_token, stride_key_head, stride_key_slot, key_tokens, rows, heads, program, closers, LAYOUT,
-            RATIOS, STAGED, ROTATE, J, LOOK,
-        )  # fmt: skip
+        closing = True
+        if DEFERS:
+            closing = _closes_before_decode(query_start, seq_lens, readable_from, rows, few, LAYOUT.key_group, LOOK)
+        if closing:
+            _close_groups(
+                pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page,
+                stride_table, stride_key_token, stride_key_head, stride_key_slot, key_tokens, rows, heads, program,
+                closers, LAYOUT, RATIOS, STAGED, ROTATE, J, LOOK,
+            )  # fmt: skip
     else:
         tiles = (heads + HEADS - 1) // HEADS
         row, tile = (program - closers) // (3 * tiles), (program - closers) % (3 * tiles)
@@ -221,15 +251,18 @@ def _append_kernel(
             to = ring_value + slot * stride_value_slot + g * value_tokens * STAGED
             for i in range(count):
                 token = (start + i).to(tl.int64)
+                page_slot = tl.where(g < heads, tl.load(slot_mapping + token).to(tl.int64), -1)
                 vector, _, _ = _load_rotated(
                     value + token * stride_value_token + g * stride_value_head, g < heads, D, ROTATE, True
                 )
                 staged = to + (before + i) % value_tokens * STAGED
-                write_staged(staged, vector, g < heads, D)
-                tl.debug_barrier()  # this program reads back what it wrote
-                page_slot = tl.where(g < heads, tl.load(slot_mapping + token).to(tl.int64), -1)
+                given_back = write_staged(staged, vector, g < heads, D)
                 records = pages + g * LAYOUT.record_bytes
-                store_values(records, stride_page, page_slot, staged, LAYOUT, RATIOS, SPAN, True)
+                if takes_tiles(LAYOUT):
+                    store_value_tile(records, stride_page, page_slot, given_back, LAYOUT, RATIOS)
+                else:
+                    tl.debug_barrier()  # this program reads back what it wrote
+                    store_values(records, stride_page, page_slot, staged, LAYOUT, RATIOS, SPAN, True)
         else:
             r = (tile - 2 * tiles).to(tl.int64) * HEADS * RATIO + tl.arange(0, ROWS)
             asked = (tl.arange(0, ROWS) < HEADS * RATIO) & (r < heads * RATIO)
@@ -255,6 +288,7 @@ def append_tokens(
     ring_value: torch.Tensor,
     clipping: bool,
     rotation: bool,
+    defers: bool = False,
 ) -> None:
     """Rotate, stage and store the tokens of rows that each have at most a key group of them.
 
@@ -264,19 +298,25 @@ def append_tokens(
         query: [tokens, Hq, D]; key, value: [tokens, H, D]; channels contiguous, not rotated.
         rotated_query: [>= tokens, Hq, D], contiguous; takes the queries for the attention.
         ring_key, ring_value: uint8 [slots, H, ring tokens, staged bytes], contiguous.
+        defers: rows have one token each, and decode.cu, which comes next, closes key groups where many do
+            (:func:`vllm_kivi.kernels.decode.closes`).
     """
     check_layout(layout)
     rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
-    each = min(_HEADS, triton.next_power_of_2(heads))
+    alone = 3 * rows * heads <= _ALONE * processors_of(pages.device.index)
+    each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
     slices = triton.cdiv(layout.key_code_bytes, KEY_SLICE)
     quick = takes_whole_heads(layout, ratios(clipping))
-    closers = min(rows * heads * slices, (_CLOSERS if quick else _SEARCHERS) * processors_of(pages.device.index))
+    few = few_closing_rows(layout, heads, pages.device)
+    most = few * heads * slices if defers else (_CLOSERS if quick else _SEARCHERS) * processors_of(pages.device.index)
+    closers = min(rows * heads * slices, most)
     _append_kernel[(closers + rows * 3 * triton.cdiv(heads, each),)](
         pages,
         batch.query_start,
         batch.seq_lens,
         batch.block_table,
         batch.slots,
+        batch.readable_from,
         slot_mapping,
         query,
         key,
@@ -299,6 +339,7 @@ def append_tokens(
         rows,
         heads,
         closers,
+        few,
         LAYOUT_SPEC=layout.spec,
         RATIOS=ratios(clipping),
         STAGED=ring_key.shape[3],
@@ -309,9 +350,10 @@ def append_tokens(
         SPAN=value_span(layout),
         HEADS=each,
         ROWS=triton.next_power_of_2(each * ratio),
+        DEFERS=defers,
         OVERLAP=overlaps(),
         launch_pdl=overlaps(),
-        maxnreg=_REGISTERS if quick else None,
+        maxnreg=_REGISTERS if quick and not defers else None,
         num_warps=1,
         enable_fp_fusion=False,
     )

@@ -67,6 +67,7 @@ def attend_few(
     dtype: torch.dtype,
     rotation: bool,
     tasks: torch.Tensor | None,
+    slot_mapping: torch.Tensor | None = None,
 ) -> None:
     """Rows of few queries, after :func:`vllm_kivi.kernels.append.append_tokens`; graph-safe.
 
@@ -77,11 +78,12 @@ def attend_few(
             :func:`vllm_kivi.kernels.attend.attend_splits`.
         splits: of each row's quantized tokens, without ``tasks``.
         tasks: of :func:`plan_few`, where decode.cu takes this layout and rows have one query; None: the Triton kernels.
+        slot_mapping: of ``append_tokens``, where that left key groups to decode.cu.
     """
     if tasks is not None:
         decode_rows(
             layout, windows, out, query, pages, batch, (ring_key, ring_value), scale * LOG2_E, scratch[:2],
-            scratch.arrived, tasks, rotation,
+            scratch.arrived, tasks, rotation, slot_mapping,
         )  # fmt: skip
         return
     tokens, query_heads, d = query.shape

@@ -11,7 +11,7 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 from vllm_kivi.kernels.helpers import INTERPRETING, decode_scale, decode_zero, encode, load_pairs
-from vllm_kivi.kernels.staging import load_staged, load_staged_rows, unstage_rows
+from vllm_kivi.kernels.staging import load_staged, load_staged_rows, unstage_rows, unstage_rows_above
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import CLIP_RATIOS
 
@@ -38,8 +38,10 @@ def value_span(layout: CacheLayout) -> int:
 
 
 @triton.jit
-def _raised_codes(above, inverse, TOP: tl.constexpr):
+def _raised_codes(above, inverse, TOP: tl.constexpr, SHIFT: tl.constexpr = 0):
     """Codes of what lies ``above`` the zero, halves rounded up, in units of 1 / (TOP + 1), plus 2^23 of these; float32.
+
+    Plus 2^(23 - SHIFT) with a SHIFT, for codes that many bits higher in the mantissa, above bits of no meaning.
 
     Without floor and one of two comparisons, which are slow: adding nothing but a power of two's worth of places rounds
     towards zero, and what is between 0 and 1 costs nothing to clamp. The units are exact, so the codes are those of
@@ -49,20 +51,40 @@ def _raised_codes(above, inverse, TOP: tl.constexpr):
     place = above * (inverse * UNIT)
     if INTERPRETING:
         place = tl.minimum(tl.maximum(place + 0.5 * UNIT, 0.0), (TOP + 0.5) * UNIT)
-        return tl.floor(place / UNIT) * UNIT + _RAISE * UNIT
+        return tl.floor(place / UNIT) * UNIT + _RAISE / (1 << SHIFT) * UNIT
     else:  # noqa: RET505 -- Triton compiles what follows a branch that returns
         place = tl.inline_asm_elementwise(
             "add.sat.f32 $0, $1, $2;", "=f,f,f", [place, tl.full(place.shape, 0.5 * UNIT, tl.float32)],
             dtype=tl.float32, is_pure=True, pack=1,
         )  # fmt: skip
         place = tl.minimum(place, (TOP + 0.5) * UNIT)
-        return libdevice.add_rz(place, tl.full(place.shape, _RAISE * UNIT, tl.float32))
+        return libdevice.add_rz(place, tl.full(place.shape, _RAISE / (1 << SHIFT) * UNIT, tl.float32))
 
 
 @triton.jit
 def codes_of(above, inverse, TOP: tl.constexpr):
     """Codes, int32, of what lies ``above`` the zero (float32)."""
     return _raised_codes(above, inverse, TOP).to(tl.int32, bitcast=True) & TOP
+
+
+_PACK_CODES = tl.constexpr(
+    "{ .reg .b32 t<4>; "
+    + " ".join(f"lop3.b32 t{i}, ${1 + i}, ${5 + i}, 15, 0xE4;" for i in range(4))  # (low & 15) | (high & ~15)
+    + " prmt.b32 t0, t0, t1, 0x0040; prmt.b32 t2, t2, t3, 0x0040; prmt.b32 $0, t0, t2, 0x5410; }"
+)
+
+
+@triton.jit
+def _packed_codes(above0, inverse0, above1, inverse1):
+    """Bytes, uint8, of two codes of four bits each; arguments as for :func:`codes_of`."""
+    low, high = _raised_codes(above0, inverse0, 15), _raised_codes(above1, inverse1, 15, 4)
+    if INTERPRETING:
+        packed = (low.to(tl.int32, bitcast=True) & 15) | (high.to(tl.int32, bitcast=True) & 0xF0)
+        return packed.to(tl.uint8)
+    else:  # noqa: RET505 -- Triton compiles what follows a branch that returns
+        return tl.inline_asm_elementwise(
+            _PACK_CODES, "=r" + ",f" * 8, [low, high], dtype=tl.uint8, is_pure=True, pack=4
+        )
 
 
 @triton.jit
@@ -157,14 +179,16 @@ def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, 
     TOP: tl.constexpr = 15
     SIZE: tl.constexpr = triton.next_power_of_2(WIDTH)
     TOKENS: tl.constexpr = min(G, max(_HEAD_ELEMENTS // (2 * SIZE), 1))
+    begin = first % ring_tokens
     t = tl.arange(0, TOKENS)
     low0 = tl.full([TOKENS, SIZE // 8, 8], float("inf"), tl.float32)
     high0, low1, high1 = -low0, low0, -low0
     # The next tokens are on their way while these are worked on.
-    codes0, exponent0, codes1, exponent1 = _load_halves(ring, first, t, ring_tokens, BYTES, WIDTH, D)
+    codes0, exponent0, codes1, exponent1 = _load_halves(ring, begin, TOKENS, ring_tokens, BYTES, WIDTH, D)
     for at in range(TOKENS, G + TOKENS, TOKENS):
-        x0, x1 = unstage_rows(codes0, exponent0, 0.0), unstage_rows(codes1, exponent1, 0.0)
-        codes0, exponent0, codes1, exponent1 = _load_halves(ring, first + at % G, t, ring_tokens, BYTES, WIDTH, D)
+        x0, x1 = unstage_rows(codes0, exponent0), unstage_rows(codes1, exponent1)
+        following = begin + at % G
+        codes0, exponent0, codes1, exponent1 = _load_halves(ring, following, TOKENS, ring_tokens, BYTES, WIDTH, D)
         low0, high0 = tl.minimum(low0, x0), tl.maximum(high0, x0)
         low1, high1 = tl.minimum(low1, x1), tl.maximum(high1, x1)
     zero_bits0, scale_bits0 = _encode_range(tl.min(low0, 0), tl.max(high0, 0), 1.0, TOP)
@@ -182,18 +206,26 @@ def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, 
     zero1, inverse1 = _load_range(zeros + WIDTH, scales + WIDTH, WIDTH)
     to = record + LAYOUT.key_codes_offset + group * G * WIDTH
     for at in range(0, G, TOKENS):
-        above0, above1 = unstage_rows(codes0, exponent0, -zero0), unstage_rows(codes1, exponent1, -zero1)
-        following = first + (at + TOKENS) % G
-        codes0, exponent0, codes1, exponent1 = _load_halves(ring, following, t, ring_tokens, BYTES, WIDTH, D)
-        packed = codes_of(above0, inverse0, TOP) | (codes_of(above1, inverse1, TOP) << 4)
+        above0, above1 = unstage_rows_above(codes0, exponent0, zero0), unstage_rows_above(codes1, exponent1, zero1)
+        following = begin + (at + TOKENS) % G
+        codes0, exponent0, codes1, exponent1 = _load_halves(ring, following, TOKENS, ring_tokens, BYTES, WIDTH, D)
+        packed = _packed_codes(above0, inverse0, above1, inverse1)
         at_token = to + (at + t)[:, None, None] * WIDTH
-        tl.store(at_token + j[None, :, :], packed.to(tl.uint8), mask=(t >= 0)[:, None, None] & (j < WIDTH)[None, :, :])
+        tl.store(at_token + j[None, :, :], packed, mask=(t >= 0)[:, None, None] & (j < WIDTH)[None, :, :])
 
 
 @triton.jit
-def _load_halves(ring, first, t, ring_tokens, BYTES: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr):
-    """Of tokens ``first + t`` (int32) of a head's ring what both halves of its packed channels are made of."""
-    tokens = ring + (first + t) % ring_tokens * BYTES
+def _load_halves(
+    ring, at, TOKENS: tl.constexpr, ring_tokens, BYTES: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr
+):
+    """Of tokens of a head's ring what both halves of its packed channels are made of.
+
+    ``at`` is the place of the first, a multiple of eight; the ring's tokens are one too, so that eight lie together.
+    """
+    TOGETHER: tl.constexpr = min(TOKENS, 8)
+    place = at + tl.arange(0, TOKENS // TOGETHER) * TOGETHER
+    place = tl.where(place < ring_tokens, place, place - ring_tokens)
+    tokens = ring + tl.reshape(place[:, None] + tl.arange(0, TOGETHER)[None, :], [TOKENS]) * BYTES
     codes0, exponent0 = load_staged_rows(tokens, 0, WIDTH, D)
     codes1, exponent1 = load_staged_rows(tokens, WIDTH, WIDTH, D)
     return codes0, exponent0, codes1, exponent1
@@ -265,3 +297,39 @@ def store_values(
         packed |= codes_of(x - zero, inverse, TOP) << (LAYOUT.value_bits * part)
     to = record[:, None] + LAYOUT.value_codes_offset + j[None, :] * T + token[:, None]
     tl.store(to, packed.to(tl.uint8), mask=in_part)
+
+
+@triton.constexpr_function
+def takes_tiles(LAYOUT):
+    """Whether :func:`store_value_tile` is built for a layout: whole groups and parts in a head of 2^n channels."""
+    sizes = LAYOUT.head_size, LAYOUT.value_group
+    return all(size & (size - 1) == 0 for size in sizes)
+
+
+@triton.jit
+def store_value_tile(head_pages, stride_page, slot, x, LAYOUT: tl.constexpr, RATIOS: tl.constexpr):
+    """As :func:`store_values`, of values in registers: whole heads, x f32 [ROWS, D], as a ring gives them back.
+
+    Args:
+        head_pages: u8 pointers [ROWS], each head's record in block 0.
+        slot: int64 [ROWS].
+    """
+    T: tl.constexpr = LAYOUT.block_size
+    BITS: tl.constexpr = LAYOUT.value_bits
+    GROUPS: tl.constexpr = LAYOUT.channel_groups
+    ROWS: tl.constexpr = x.shape[0]
+    TOP: tl.constexpr = (1 << BITS) - 1
+    kept = (slot >= 0)[:, None]
+    record, token = (head_pages + slot // T * stride_page)[:, None], (slot % T)[:, None]
+    groups = tl.reshape(x, [ROWS * GROUPS, LAYOUT.value_group])
+    zero_bits, scale_bits = _fit(groups, tl.full(groups.shape, 1, tl.int1), TOP, RATIOS)
+    inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
+    codes = codes_of(groups - decode_zero(zero_bits)[:, None], inverse[:, None], TOP)
+    parts = tl.reshape(codes, [ROWS, 8 // BITS, LAYOUT.value_code_rows])
+    packed = tl.sum(parts << (BITS * tl.arange(0, 8 // BITS))[None, :, None], 1)
+    j, g = tl.arange(0, LAYOUT.value_code_rows)[None, :], tl.arange(0, GROUPS)[None, :]
+    tl.store(record + LAYOUT.value_codes_offset + j * T + token, packed.to(tl.uint8), mask=kept & (j >= 0))
+    zeros = (record + LAYOUT.value_zeros_offset).to(tl.pointer_type(tl.uint16)) + token
+    tl.store(zeros + g * T, tl.reshape(zero_bits, [ROWS, GROUPS]).to(tl.uint16), mask=kept & (g >= 0))
+    scales = record + LAYOUT.value_scales_offset + token
+    tl.store(scales + g * T, tl.reshape(scale_bits, [ROWS, GROUPS]).to(tl.uint8), mask=kept & (g >= 0))

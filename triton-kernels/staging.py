@@ -10,12 +10,21 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_kivi.kernels.helpers import PER_ROW, Batch, rotate
+from vllm_kivi.kernels.helpers import INTERPRETING, PER_ROW, Batch, rotate
 from vllm_kivi.layout import STAGING_BLOCK
 from vllm_kivi.reference import LARGEST
 
 _BLOCK = tl.constexpr(STAGING_BLOCK)
 _LARGEST = tl.constexpr(LARGEST)
+
+_RAISE = tl.constexpr(2.0**23 + 128)
+"""Of a float32 whose last eight bits of mantissa are a code plus 128."""
+
+_RAISE_CODES = tl.constexpr(
+    "{ .reg .b32 codes; xor.b32 codes, $4, 0x80808080; "
+    + " ".join(f"prmt.b32 ${i}, codes, 0x4B000000, 0x744{i};" for i in range(4))
+    + " }"
+)
 
 _ROWS = 16
 """Heads that one program prepares."""
@@ -53,26 +62,48 @@ def staged_unit(exponent):
 def stage(x):
     """x, f32 [ROWS, COLUMNS], as a ring gives it back."""
     codes, exponent = stage_codes(x)
-    blocks = tl.reshape(codes.to(tl.float32), [x.shape[0], x.shape[1] // _BLOCK, _BLOCK])
-    return tl.reshape(blocks * staged_unit(exponent)[:, :, None], x.shape)
+    return _staged_values(codes, exponent)
+
+
+@triton.jit
+def _staged_values(codes, exponent):
+    ROWS: tl.constexpr = codes.shape[0]
+    blocks = tl.reshape(codes.to(tl.float32), [ROWS, exponent.shape[1], _BLOCK])
+    return tl.reshape(blocks * staged_unit(exponent)[:, :, None], codes.shape)
 
 
 @triton.jit
 def write_staged(at, x, live, D: tl.constexpr):
-    """Stage x, f32 [ROWS, COLUMNS], into the ring's tokens at u8 pointers ``at`` [ROWS]; rows not ``live`` are left."""
+    """Stage x, f32 [ROWS, COLUMNS], into the ring's tokens at u8 pointers ``at`` [ROWS]; rows not ``live`` are left.
+
+    Returns x as the ring gives it back.
+    """
     codes, exponent = stage_codes(x)
     c = tl.arange(0, x.shape[1])
     tl.store(at[:, None] + c[None, :], codes.to(tl.uint8), mask=live[:, None] & (c < D)[None, :])
     b = tl.arange(0, x.shape[1] // _BLOCK)
     tl.store(at[:, None] + (D + b)[None, :], exponent.to(tl.uint8), mask=live[:, None] & (b < D // _BLOCK)[None, :])
+    return _staged_values(codes, exponent)
+
+
+@triton.jit
+def _raise_codes(codes):
+    """Float32 of staged codes, uint8 in two's complement, plus ``_RAISE``: each becomes part of a mantissa.
+
+    A conversion from an integer would take eight times as long.
+    """
+    if INTERPRETING:
+        return codes.to(tl.int8, bitcast=True).to(tl.float32) + _RAISE
+    else:  # noqa: RET505 -- Triton compiles what follows a branch that returns
+        return tl.inline_asm_elementwise(_RAISE_CODES, "=f,=f,=f,=f,r", [codes], dtype=tl.float32, is_pure=True, pack=4)
 
 
 @triton.jit
 def load_staged(at, c, mask, D: tl.constexpr):
     """Float32 channels ``c`` of the ring's tokens at u8 pointers ``at``; both shaped so that they broadcast."""
-    codes = tl.load(at + c, mask=mask, other=0).to(tl.int8, bitcast=True)
+    codes = tl.load(at + c, mask=mask, other=0)
     exponent = tl.load(at + (D + c // _BLOCK), mask=mask, other=0)
-    return codes.to(tl.float32) * staged_unit(exponent)
+    return (_raise_codes(codes) - _RAISE) * staged_unit(exponent)
 
 
 @triton.jit
@@ -84,29 +115,51 @@ def load_staged_columns(at, first, live, COUNT: tl.constexpr, SIZE: tl.constexpr
     b, e = tl.arange(0, SIZE // _BLOCK), tl.arange(0, _BLOCK)
     here = (b < COUNT // _BLOCK)[:, None] & live[None, :]
     c = first + b[:, None, None] * _BLOCK + e[None, :, None]
-    codes = tl.load(at[None, None, :] + c, mask=here[:, None, :], other=0).to(tl.int8, bitcast=True)
-    exponent = tl.load(at[None, :] + (b + D + first // _BLOCK)[:, None], mask=here, other=0)
-    return tl.reshape(codes.to(tl.float32) * staged_unit(exponent)[:, None, :], [SIZE, at.shape[0]])
+    codes = tl.load(at[None, None, :] + c, mask=here[:, None, :], other=0)
+    unit = staged_unit(tl.load(at[None, :] + (b + D + first // _BLOCK)[:, None], mask=here, other=0))
+    return tl.reshape(tl.fma(_raise_codes(codes), unit[:, None, :], (unit * -_RAISE)[:, None, :]), [SIZE, at.shape[0]])
 
 
 @triton.jit
 def load_staged_rows(at, first: tl.constexpr, COUNT: tl.constexpr, D: tl.constexpr):
     """COUNT channels from ``first`` on, padded, of the ring's tokens at pointers [tokens], for :func:`unstage_rows`.
 
-    Returns codes, int8 [tokens, blocks, 8], and exponents, uint8 [tokens, blocks].
-    ``first`` and COUNT must be multiples of eight.
+    Returns codes, four in an int32 [tokens, blocks, 2], and exponents, uint8 [tokens, blocks].
+    ``first`` and COUNT must be multiples of eight, a token's bytes one of four.
     """
-    b, e = tl.arange(0, triton.next_power_of_2(COUNT) // _BLOCK), tl.arange(0, _BLOCK)
+    b, w = tl.arange(0, triton.next_power_of_2(COUNT) // _BLOCK), tl.arange(0, _BLOCK // 4)
     here = (b < COUNT // _BLOCK)[None, :]
-    c = b[None, :, None] * _BLOCK + e[None, None, :] + first
-    codes = tl.load(at[:, None, None] + c, mask=here[:, :, None], other=0).to(tl.int8, bitcast=True)
+    words = (at + first).to(tl.pointer_type(tl.int32))
+    at_word = words[:, None, None] + (b[None, :, None] * (_BLOCK // 4) + w[None, None, :])
+    codes = tl.load(at_word, mask=here[:, :, None], other=0)
     return codes, tl.load(at[:, None] + (b + D + first // _BLOCK)[None, :], mask=here, other=0)
 
 
 @triton.jit
-def unstage_rows(codes, exponent, offset):
-    """Float32 [tokens, blocks, 8] of what :func:`load_staged_rows` returns, plus an offset; rounded once."""
-    return tl.fma(codes.to(tl.float32), staged_unit(exponent)[:, :, None], offset)
+def _raise_words(words):
+    """As :func:`_raise_codes`, of int32 [tokens, blocks, 2] with four codes each; [tokens, blocks, 8]."""
+    if INTERPRETING:
+        codes = (words[:, :, :, None] >> (8 * tl.arange(0, 4))[None, None, None, :]).to(tl.uint8)
+        raised = _raise_codes(codes)
+    else:
+        x0, x1, x2, x3 = tl.inline_asm_elementwise(
+            _RAISE_CODES, "=f,=f,=f,=f,r", [words], dtype=(tl.float32,) * 4, is_pure=True, pack=1
+        )
+        raised = tl.join(tl.join(x0, x2), tl.join(x1, x3))
+    return tl.reshape(raised, [words.shape[0], words.shape[1], _BLOCK])
+
+
+@triton.jit
+def unstage_rows(words, exponent):
+    """Float32 [tokens, blocks, 8] of what :func:`load_staged_rows` returns."""
+    unit = staged_unit(exponent)[:, :, None]
+    return tl.fma(_raise_words(words), unit, unit * -_RAISE)  # exact, as is each of its steps
+
+
+@triton.jit
+def unstage_rows_above(words, exponent, zero):
+    """As :func:`unstage_rows`, less a zero; rounded once."""
+    return tl.fma(_raise_words(words) - _RAISE, staged_unit(exponent)[:, :, None], -zero)
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -7,8 +7,31 @@
 // when the Triton kernels serve instead.
 
 #include "blocks.cuh"
+#include "close.cuh"
 #include "merge.cuh"
 #include "newest.cuh"
+
+// Whether a row reads of pages only what earlier steps closed. In the step of a prefix hit it may be on a block that this
+// very step fills.
+__device__ __forceinline__ bool is_settled(int length, int readable) { return length - 1 > readable; }
+
+// Whether the step's key groups close here: append.py's _closes_before_decode is the opposite, for all blocks of a launch.
+__device__ __forceinline__ bool closes_beside(
+    const int* query_start, const int* seq_lens, const int* readable_from, int rows, int few
+) {
+    bool settled = true;
+    int closing = 0;
+    for (int first = 0; first < rows; first += 32 * WARPS) {
+        const int row = first + threadIdx.x;
+        bool closes = false;
+        if (row < rows && query_start[row + 1] > query_start[row]) {
+            settled &= is_settled(seq_lens[row], readable_from[row]);
+            closes = seq_lens[row] % G == 0;
+        }
+        closing += __syncthreads_count(closes);
+    }
+    return __syncthreads_and(settled) && closing > few;
+}
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decode(
     Out* __restrict__ out,                  // [rows, Hq, D]
@@ -17,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     u32* __restrict__ arrived,              // [rows, H], zeros, left as zeros
     const int4* __restrict__ tasks,         // row, split, splits, groups of a split
     const float* query,                     // [rows, Hq, D], contiguous
-    const u8* __restrict__ pages,           // [blocks, H, record]
+    u8* pages,                              // [blocks, H, record]
     const int* __restrict__ query_start,    // [rows + 1]
     const int* __restrict__ seq_lens,       // [rows]
     const int* __restrict__ block_table,    // [rows, blocks of a row]
@@ -25,8 +48,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const int* __restrict__ readable_from,  // [rows]
     const u8* ring_key,                     // [slots, H, key_tokens, STAGED]
     const u8* ring_value,                   // likewise
+    const int* __restrict__ slot_signs,     // [rows], negative: the row's token goes to no page; with CLOSES
     float scale_log2, int stride_out, int stride_out_head, int stride_page, int stride_table,
-    int stride_key_slot, int stride_value_slot, int key_tokens, int value_tokens
+    int stride_key_slot, int stride_value_slot, int key_tokens, int value_tokens, int rows,
+    int stride_slot_sign, int few
 ) {
     extern __shared__ __align__(128) u8 memory[];
     Shared& shared = *(Shared*)memory;
@@ -52,14 +77,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const u8* value_ring = ring_value + slot * stride_value_slot + (i64)head * value_tokens * STAGED;
     // The first of them goes to the warp that comes after the last with a block.
     const int newest = groups * G + 16 * ((warp + WARPS - (end - first) % WARPS) % WARPS);
-    // The launch before this one appends the step's tokens. A row reads of pages what earlier steps closed, except in the
-    // step of a prefix hit, which may be on a block that this very step fills.
-    const bool settled = position > readable;
+    const bool settled = is_settled(length, readable);  // the launch before this one appends the step's tokens
     if (settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, !has_newest, warp, lane);
     if (BUFFERED && has_newest && lane == 0) {
         prefetch_newest(key_ring, key_tokens, newest, 0, length);
         prefetch_newest(value_ring, value_tokens, newest, rough, length);
     }
+    const bool closes = CLOSES && has_newest && length % G == 0 && slot_signs[start * stride_slot_sign] >= 0 &&
+                        closes_beside(query_start, seq_lens, readable_from, rows, few);
     wait_for_launch_before();
     if (!settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, !has_newest, warp, lane);
     load_query(shared.query, own, scale_log2, asks, warp, lane);
@@ -78,6 +103,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     add_blocks(state, shared, head_pages, table, stride_page, first + warp, end, tokens, warp, lane);
     change_factors(state, true);
     combine(state, shared.last, warp, lane);
+    const int group = position / G, turns = max(end - first + WARPS - 1, 0) / WARPS;  // of the first warp's barrier
+    if (BUFFERED && closes && threadIdx.x == 0)
+        bring_group(shared.closing(), key_ring, key_tokens, group * G, &shared.keys_here[0]);
 
     out += (i64)start * stride_out + (i64)head * RATIO * stride_out_head;
     const int stride_task = heads * RATIO;
@@ -95,18 +123,25 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
                 part_out[((i64)split * stride_task + n) * D + 32 * i + lane] = part.out[i];
         }
     }
-    if (live == 1) return;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        u32* count = arrived + row * heads + head;
-        shared.last.is_last = add_in_order(count, 1) == live - 1;
-        if (shared.last.is_last) *count = 0;  // for the next launch
+    if (live > 1) {
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            u32* count = arrived + row * heads + head;
+            shared.last.is_last = add_in_order(count, 1) == live - 1;
+            if (shared.last.is_last) *count = 0;  // for the next launch
+        }
+        __syncthreads();
+        for (int n = warp; shared.last.is_last && n < RATIO; n += WARPS) {
+            Part part;
+            merge(part, part_out + n * D, part_lse + n, stride_task, live, lane);
+            write_out(part, out + n * stride_out_head, lane);
+        }
     }
-    __syncthreads();
-    if (!shared.last.is_last) return;
-    for (int n = warp; n < RATIO; n += WARPS) {
-        Part part;
-        merge(part, part_out + n * D, part_lse + n, stride_task, live, lane);
-        write_out(part, out + n * stride_out_head, lane);
+    if (closes) {
+        u8* record = pages + (i64)__ldg(table + group * G / T) * stride_page + (i64)head * RECORD;
+        close_group(
+            shared.closing(), record, group % (T / G), key_ring, key_tokens, group * G, &shared.keys_here[0], turns & 1,
+            warp, lane
+        );
     }
 }

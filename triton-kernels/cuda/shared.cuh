@@ -1,6 +1,7 @@
 // Shared memory of a thread block.
 
 #pragma once
+#include "close.cuh"
 #include "factors.cuh"
 #include "sizes.cuh"
 
@@ -24,6 +25,8 @@ struct Last {
     int is_last;
 };
 
+constexpr int CLOSING_AT = BUFFERED ? (sizeof(Last) + 127) / 128 * 128 : 0;
+
 struct Shared {
     u32 query[D / 32][32][4];  // of a warp's lanes; see load_query
     Factors factors[WARPS];    // of a warp each
@@ -32,5 +35,9 @@ struct Shared {
         Buffer buffers[WARPS];  // of a warp each
         Last last;
     };
+
+    // Instead of records, and where tokens are copied, beside the states, which are read meanwhile.
+    __device__ __forceinline__ Closing& closing() { return *(Closing*)((u8*)buffers + CLOSING_AT); }
 };
+static_assert(!CLOSES || CLOSING_AT + sizeof(Closing) <= sizeof(Buffer[WARPS]), "closing takes no more than the records");
 static_assert(sizeof(Shared) == KIVI_SHARED, "decode.py asks for the size that a block takes");

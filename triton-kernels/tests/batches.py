@@ -14,7 +14,7 @@ from vllm_kivi import reference
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import takes
+from vllm_kivi.kernels.decode import closes, takes
 from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
@@ -200,13 +200,14 @@ class Step:
         if device.type == "cuda" and queries == 1 and takes(self.layout, self.windows, query_heads // heads):
             tasks = new_tasks(self.layout, rows, heads, device)
             plan_few(self.layout, self.windows, tasks, self.batch, heads)
+        defers = tasks is not None and closes(self.layout, config.clipping)
         append_tokens(
             self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,
-            rotated_query, *self.rings, config.clipping, config.rotation,
+            rotated_query, *self.rings, config.clipping, config.rotation, defers,
         )  # fmt: skip
         attend_few(
             self.layout, self.windows, self.out, rotated_query, self.pages, self.batch, *self.rings, self.scale,
-            scratch, splits, queries, self.dtype, config.rotation, tasks,
+            scratch, splits, queries, self.dtype, config.rotation, tasks, self.slot_mapping if defers else None,
         )  # fmt: skip
         assert not scratch.arrived.any()
 

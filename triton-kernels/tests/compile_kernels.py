@@ -29,6 +29,7 @@ from triton.runtime.jit import JITFunction
 
 from vllm_kivi.config import PRESETS
 from vllm_kivi.kernels.append import append_tokens
+from vllm_kivi.kernels.decode import closes
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.few import attend_few, new_scratch
 from vllm_kivi.kernels.helpers import Batch
@@ -85,10 +86,11 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
     query = torch.zeros(rows, heads * ratio, head_size, dtype=dtype)
     rotated = query.float()
     fresh = query[:, :heads]
-    append_tokens(
-        layout, pages, batch, slot_mapping, query, fresh, fresh, rotated, ring_key, ring_value,
-        config.clipping, config.rotation,
-    )  # fmt: skip
+    for defers in {False, closes(layout, config.clipping)}:
+        append_tokens(
+            layout, pages, batch, slot_mapping, query, fresh, fresh, rotated, ring_key, ring_value,
+            config.clipping, config.rotation, defers,
+        )  # fmt: skip
     scratch = new_scratch(layout, rows, 5 * rows, heads, heads * ratio, query.device)
     for queries in (1, DRAFTS + 1):
         attend_few(

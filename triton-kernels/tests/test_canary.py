@@ -13,12 +13,12 @@ from vllm_kivi.kernels import append
 
 CONFIG, HEADS = PRESETS["k4v4"], 2
 LAYOUT = CONFIG.layout(64, 128)
-GPU = torch.device(DEVICE)
+GPU, COMPILED = torch.device(DEVICE), DEVICE == "cuda"
 
 
 def test_many_rows_close_their_groups_as_one_does() -> None:
     assert append.rows_that_close_whole_heads(LAYOUT, HEADS, CONFIG.clipping, GPU) > 1
-    check_closing(CONFIG, LAYOUT, HEADS, 2 * HEADS, torch.float16, GPU)
+    check_closing(CONFIG, LAYOUT, HEADS, 2 * HEADS, torch.float16, GPU, COMPILED)
 
 
 def test_a_difference_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_a_difference_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("vllm_kivi.backend.gpu.canary.append_tokens", wrong)
     with pytest.raises(CanaryError, match=r"failed in closing a key group of .* rows at once: 1 bytes of"):
-        check_closing(CONFIG, LAYOUT, HEADS, 2 * HEADS, torch.float16, GPU)
+        check_closing(CONFIG, LAYOUT, HEADS, 2 * HEADS, torch.float16, GPU, COMPILED)
 
 
 def test_formats_that_have_one_way_only() -> None:

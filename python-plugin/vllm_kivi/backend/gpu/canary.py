@@ -17,7 +17,7 @@ from vllm_kivi.backend.gpu.workspace import empty_rings
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens, rows_that_close_whole_heads
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import takes
+from vllm_kivi.kernels.decode import closes, takes
 from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import attend_many, store_many
@@ -98,16 +98,16 @@ def check_kernels(
     if compiled and takes(layout, windows, query_heads // heads):
         tasks = new_tasks(layout, 1, heads, device)
         plan_few(layout, windows, tasks, few, heads)
+    defers, slots = tasks is not None and closes(layout, config.clipping), slot_mapping[prefilled:]
     append_tokens(
-        layout, pages, few, slot_mapping[prefilled:], *fresh, rotated_query, ring_key, ring_value, config.clipping,
-        config.rotation,
-    )  # fmt: skip
+        layout, pages, few, slots, *fresh, rotated_query, ring_key, ring_value, config.clipping, config.rotation, defers
+    )
     attend_few(
         layout, windows, out[prefilled:], rotated_query, pages, few, ring_key, ring_value, scale, scratch, 2,
-        queries, dtype, config.rotation, tasks,
+        queries, dtype, config.rotation, tasks, slots if defers else None,
     )  # fmt: skip
 
-    check_closing(config, layout, heads, query_heads, dtype, device)
+    check_closing(config, layout, heads, query_heads, dtype, device, tasks is not None)
     got = out.cpu().float()
     key, value = (reference.stage(_rotated(config, x.float())) for x in (key, value))
     expected = _expected_pages(config, layout, key, value)
@@ -127,9 +127,18 @@ def check_kernels(
 
 
 def check_closing(
-    config: KiviConfig, layout: CacheLayout, heads: int, query_heads: int, dtype: torch.dtype, device: torch.device
+    config: KiviConfig,
+    layout: CacheLayout,
+    heads: int,
+    query_heads: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    compiled: bool,
 ) -> None:
     """Close one group of many rows in a step, which takes another way through the kernel, and of one row: equal bytes.
+
+    Args:
+        compiled: decode.cu serves, which may close groups too.
 
     Raises:
         CanaryError: they differ.
@@ -144,26 +153,41 @@ def check_closing(
         return x.to(device, dtype)
 
     query, key, value = random(query_heads), random(heads), random(heads)
-    pages = torch.zeros(2 + rows, heads, layout.record_bytes, dtype=torch.uint8, device=device)
-    rings = empty_rings(config, 1, heads, d, 0, device)
-    staged = torch.randint(100, 130, rings[0].shape, generator=generator, dtype=torch.uint8, device="cpu")
+    ways = (
+        [(1, False), (rows, False), (rows, True)]
+        if compiled and closes(layout, config.clipping)
+        else [(1, False), (rows, False)]
+    )
+    pages = torch.zeros(len(ways), 1 + rows, heads, layout.record_bytes, dtype=torch.uint8, device=device)
+    rings = empty_rings(config, rows, heads, d, 0, device)
+    staged = torch.randint(100, 130, rings[0][:1].shape, generator=generator, dtype=torch.uint8, device="cpu")
     rings[0].copy_(staged)
-    for first, count in ((1, rows), (1 + rows, 1)):
+    for written, (count, deferred) in zip(pages, ways, strict=True):
         index = torch.arange(count + 1, dtype=torch.int32, device=device)
-        blocks, zeros = first + index[:count], torch.zeros_like(index[:count])
+        blocks, zeros = 1 + index[:count], torch.zeros_like(index[:count])
         ends = zeros + layout.key_group
-        step = Batch(index, ends, blocks[:, None].contiguous(), zeros, zeros)
+        step = Batch(index, ends, blocks[:, None].contiguous(), index[:count].contiguous(), zeros)
         rotated = torch.empty(count, query_heads, d, dtype=torch.float32, device=device)
         slots = blocks.long() * layout.block_size + layout.key_group - 1
         fresh = (x.expand(count, -1, -1) for x in (query, key, value))
-        append_tokens(layout, pages, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation)
-    wrong = int((pages[1 : 1 + rows] != pages[1 + rows]).sum())
-    if wrong:
-        raise _refusal(
-            f"closing a key group of {rows} rows at once: {wrong} bytes of {pages[1 : 1 + rows].numel()} are not those "
-            "of one row alone,",
-            heads, query_heads, dtype, layout,
-        )  # fmt: skip
+        append_tokens(layout, written, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation, deferred)
+        if deferred:
+            windows, out = windows_of(config), torch.empty_like(rotated)
+            scratch, tasks = (
+                new_scratch(layout, count, count, heads, query_heads, device), new_tasks(layout, count, heads, device)
+            )  # fmt: skip
+            plan_few(layout, windows, tasks, step, heads)
+            attend_few(
+                layout, windows, out, rotated, written, step, *rings, 1.0, scratch, 1, 1, dtype, config.rotation, tasks,
+                slots,
+            )  # fmt: skip
+        wrong = int((written[1 : 1 + count] != pages[0, 1]).sum())
+        if wrong:
+            raise _refusal(
+                f"closing a key group of {rows} rows at once{' beside decode' if deferred else ''}: {wrong} bytes of "
+                f"{written[1:].numel()} are not those of one row alone,",
+                heads, query_heads, dtype, layout,
+            )  # fmt: skip
 
 
 def _refusal(what: str, heads: int, query_heads: int, dtype: torch.dtype, layout: CacheLayout) -> CanaryError:

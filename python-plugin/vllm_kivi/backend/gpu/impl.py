@@ -18,6 +18,7 @@ from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.decode import closes
 from vllm_kivi.kernels.few import attend_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
@@ -76,12 +77,12 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
         # step: everything is stored before any row attends.
         if meta.few is not None:
-            self._append(meta.few, query[:split], key[:split], value[:split], pages, meta.slot_mapping)
+            self._append(meta.few, meta.tasks, query[:split], key[:split], value[:split], pages, meta.slot_mapping)
         staged = None
         if meta.many is not None:
             staged = self._store(meta.many, key[split:end], value[split:end], pages, meta.slot_mapping[split:end])
         if meta.few is not None:
-            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], pages, out[:split])
+            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], pages, meta.slot_mapping, out[:split])
             if self.tap is not None:  # at capture too, so that a graph's replay fills it
                 self.tap.keep(self._state()[1].few_query[:split], out[:split])
         if meta.many is not None and staged is not None:
@@ -111,6 +112,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
     def _append(
         self,
         batch: Batch,
+        tasks: torch.Tensor | None,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -120,8 +122,11 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         rings, work = self._state()
         append_tokens(
             self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, *rings,
-            self.config.clipping, self.config.rotation,
+            self.config.clipping, self.config.rotation, self._decode_closes(tasks),
         )  # fmt: skip
+
+    def _decode_closes(self, tasks: torch.Tensor | None) -> bool:
+        return tasks is not None and closes(self.layout, self.config.clipping)
 
     def _decode(
         self,
@@ -130,6 +135,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         tasks: torch.Tensor | None,
         query: torch.Tensor,
         pages: torch.Tensor,
+        slot_mapping: torch.Tensor,
         out: torch.Tensor,
     ) -> None:
         rings, work = self._state()
@@ -137,6 +143,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         attend_few(
             self.layout, self.windows, out, work.few_query[: query.shape[0]], pages, batch, *rings, self.scale,
             work.scratch, splits, queries, self._dtype, self.config.rotation, tasks,
+            slot_mapping if self._decode_closes(tasks) else None,
         )  # fmt: skip
 
     def _store(

@@ -1,0 +1,88 @@
+"""Which of append.py and decode.cu closes a step's key groups, and that one of them does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from batches import DEVICE, Row, Step
+
+from vllm_kivi.config import PRESETS
+from vllm_kivi.kernels import append, decode
+
+CONFIG = replace(PRESETS["k4v4"], rotation=False)  # so that both sides quantize the same numbers
+CLOSING = [Row(127, 1), Row(255, 1), Row(100, 1), Row(0, 0), Row(383, 1), Row(128, 1)]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Rows that count as few: the parameter."""
+    for module in (append, decode):
+        monkeypatch.setattr(module, "few_closing_rows", lambda *_: request.param)
+
+
+def appended(rows: list[Row]) -> Step:
+    """After append.py, before decode.cu."""
+    step = Step(CONFIG, rows, 64, 2, 1, torch.float16).ready()
+    append.append_tokens(
+        step.layout, step.pages, step.batch, step.slot_mapping, step.fresh_query, step.fresh_key, step.fresh_value,
+        torch.empty(step.fresh_query.shape, device=step.out.device), *step.rings, CONFIG.clipping, CONFIG.rotation,
+        True,
+    )  # fmt: skip
+    return step
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("few", [3, 9], indirect=True)
+def test_a_few_rows_close_before_decode() -> None:
+    assert appended(CLOSING).wrong_bytes() == 0
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("few", [2], indirect=True)
+def test_more_are_left_to_decode() -> None:
+    step = appended(CLOSING)
+    keys = slice(0, step.layout.value_codes_offset)
+    assert torch.equal(step.pages.cpu()[..., keys], step.before_pages[..., keys])
+    assert step.wrong_bytes() > 0
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("few", [2], indirect=True)
+def test_all_close_before_decode_where_a_row_may_read_what_another_closes() -> None:
+    assert appended([*CLOSING, Row(256, 1, readable_from=256)]).wrong_bytes() == 0
+
+
+def test_what_counts_as_few_fits_the_programs() -> None:
+    layout = CONFIG.layout(128, 128)
+    assert (
+        decode.few_closing_rows(layout, 1, torch.device(DEVICE))
+        >= decode.few_closing_rows(layout, 8, torch.device(DEVICE))
+        >= 1
+    )
+
+
+def test_decode_leaves_formats_to_append_that_it_cannot_close() -> None:
+    """Head sizes whose tokens do not begin with a word in a ring, two bits, clipping."""
+    assert decode.closes(CONFIG.layout(96, 128), False)
+    assert not decode.closes(CONFIG.layout(80, 128), False)
+    assert not decode.closes(PRESETS["k2v2"].layout(128, 128), False)
+    assert not decode.closes(CONFIG.layout(128, 128), True)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="decode.cu needs a GPU")
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("few", [0], indirect=True)
+@pytest.mark.parametrize(("head_size", "block_size"), [(128, 128), (64, 128), (96, 128), (128, 256)])
+@pytest.mark.parametrize("rows", [3, 60, 400], ids=["few", "some", "many"])
+def test_decode_closes_groups(head_size: int, block_size: int, rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    befores = (
+        torch.randint(1, 6, (rows,), generator=generator) * 128 - 1 - torch.randint(0, 2, (rows,), generator=generator)
+    )
+    step = Step(CONFIG, [Row(int(n), 1) for n in befores], head_size, 4, 2, torch.bfloat16, block_size).ready()
+    assert decode.closes(step.layout, CONFIG.clipping)
+    step.run_few(4)
+    assert step.wrong_bytes() == 0
+    torch.testing.assert_close(step.out.cpu(), step.expected_output(), rtol=0.02, atol=0.02)
