@@ -1,0 +1,90 @@
+"""close.cuh compiled by the machine's C++ compiler: the arithmetic that closes groups in decode.cu, without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vllm_kivi import reference
+from vllm_kivi.config import PRESETS
+from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.decode import Blocks, closes, macros
+from vllm_kivi.layout import CacheLayout, staged_bytes
+
+_COMPILER = shutil.which("c++")
+_CONFIG = PRESETS["k4v4"]
+_RINGS = {"exact": (128, 384), "turned": (136, 5 * 128), "window": (192, 128), "long": (256, 3 * 128)}
+"""Tokens of a ring, and the position at which the group begins."""
+
+
+def _keys(kind: str, tokens: int, head_size: int) -> torch.Tensor:
+    """float32 [tokens, D]: channels of very different sizes, and what is hard about each kind."""
+    generator = torch.Generator().manual_seed(tokens + head_size)
+    x = torch.randn(tokens, head_size, generator=generator)
+    x *= torch.exp2(torch.randint(-20, 14, (head_size,), generator=generator).float())
+    if kind == "constant":
+        x[:, ::2] = 3.0
+    elif kind == "tiny":
+        x *= 1e-7
+    elif kind == "huge":
+        x *= 1e4
+    elif kind == "far":
+        x = x * 1e-3 + 100.0
+    elif kind == "zero":
+        x[:] = 0.0
+    return x
+
+
+@pytest.mark.skipif(_COMPILER is None, reason="no C++ compiler")
+@pytest.mark.parametrize("copying", [True, False], ids=["copied", "ring"])
+@pytest.mark.parametrize("warps", [2, 4, 8])
+@pytest.mark.parametrize(("head_size", "block_size"), [(64, 128), (96, 128), (128, 128), (128, 256)])
+def test_bytes_are_those_of_the_reference(
+    head_size: int, block_size: int, warps: int, copying: bool, tmp_path: Path
+) -> None:
+    layout = _CONFIG.layout(head_size, block_size)
+    assert closes(layout, _CONFIG.clipping)
+    close_group = _compiled(layout, warps, copying, tmp_path)
+    for kind in ("plain", "constant", "tiny", "huge", "far", "zero"):
+        for name, (ring_tokens, first) in _RINGS.items():
+            ring = _ring(_keys(kind, ring_tokens, head_size))
+            number = first // layout.key_group % layout.key_groups
+            tokens = (first + torch.arange(layout.key_group)) % ring_tokens
+            expected = torch.zeros(1, 1, layout.record_bytes, dtype=torch.uint8)
+            key = reference.unstage(ring)[tokens][None, :, None, :]
+            reference.store_keys(layout, expected, torch.tensor([0]), torch.tensor([number]), key, False)
+            got = torch.zeros_like(expected)
+            close_group(got.data_ptr(), number, ring.data_ptr(), ring_tokens, first)
+            assert torch.equal(got, expected), (kind, name, int((got != expected).sum()))
+
+
+def _ring(x: torch.Tensor) -> torch.Tensor:
+    """uint8 [tokens, staged bytes] of keys, as write_staged leaves them."""
+    tokens, d = x.shape
+    codes, exponents = reference.stage_codes(reference.admit(x))
+    ring = torch.zeros(tokens, staged_bytes(d), dtype=torch.uint8)
+    ring[:, :d] = codes.to(torch.int8).view(torch.uint8)
+    ring[:, d:] = exponents.to(torch.uint8)
+    return ring
+
+
+def _compiled(
+    layout: CacheLayout, warps: int, copying: bool, folder: Path
+) -> Callable[[int, int, int, int, int], None]:
+    sizes = macros(layout, windows_of(_CONFIG), 4, False, torch.bfloat16, Blocks(warps, 1), True, copying)
+    library = folder / "close.so"
+    defined = [f"-DKIVI_{name}={value}" for name, value in sizes.items()]
+    source = Path(__file__).parent / "host" / "close.cpp"
+    flags = ["-std=c++17", "-O1", "-frounding-math", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
+    assert _COMPILER is not None
+    subprocess.run([_COMPILER, *flags, *defined, str(source), "-o", str(library)], check=True)
+    function = ctypes.CDLL(str(library)).close_group_of
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+    function.restype = None
+    return function  # type: ignore[no-any-return]
