@@ -50,6 +50,12 @@ class Row:
     readable_from: int = 0
 
 
+def ring_bytes(x: torch.Tensor) -> torch.Tensor:
+    """uint8 [..., staged bytes] of keys or values [..., D] as a ring holds them; ``reference.unstage`` reads them."""
+    codes, exponents = reference.stage_codes(x)
+    return torch.cat([codes.view(torch.uint8), exponents], -1)
+
+
 class Step:
     """One step.
 
@@ -126,9 +132,7 @@ class Step:
         for ring, source in ((self.ring_key, self.key), (self.ring_value, self.value)):
             tokens = ring.shape[2]
             for position in range(max(first, last - tokens), last if tokens else 0):
-                codes, exponents = reference.stage_codes(source[row][position])
-                token = torch.cat([codes.view(torch.uint8), exponents], -1)
-                ring[self.slots[row], :, position % tokens] = token
+                ring[self.slots[row], :, position % tokens] = ring_bytes(source[row][position])
 
     def expected_pages(self) -> torch.Tensor:
         pages = self.before_pages.clone()

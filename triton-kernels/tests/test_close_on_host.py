@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import ring_bytes
 
 from vllm_kivi import reference
 from vllm_kivi.config import PRESETS
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.decode import Blocks, closes, macros
-from vllm_kivi.layout import CacheLayout, staged_bytes
+from vllm_kivi.layout import CacheLayout
 
 _COMPILER = shutil.which("c++")
 _CONFIG = PRESETS["k4v4"]
@@ -53,7 +54,7 @@ def test_bytes_are_those_of_the_reference(
     close_group = _compiled(layout, warps, copying, tmp_path)
     for kind in ("plain", "constant", "tiny", "huge", "far", "zero"):
         for name, (ring_tokens, first) in _RINGS.items():
-            ring = _ring(_keys(kind, ring_tokens, head_size))
+            ring = ring_bytes(reference.admit(_keys(kind, ring_tokens, head_size)))
             number = first // layout.key_group % layout.key_groups
             tokens = (first + torch.arange(layout.key_group)) % ring_tokens
             expected = torch.zeros(1, 1, layout.record_bytes, dtype=torch.uint8)
@@ -62,16 +63,6 @@ def test_bytes_are_those_of_the_reference(
             got = torch.zeros_like(expected)
             close_group(got.data_ptr(), number, ring.data_ptr(), ring_tokens, first)
             assert torch.equal(got, expected), (kind, name, int((got != expected).sum()))
-
-
-def _ring(x: torch.Tensor) -> torch.Tensor:
-    """uint8 [tokens, staged bytes] of keys, as write_staged leaves them."""
-    tokens, d = x.shape
-    codes, exponents = reference.stage_codes(reference.admit(x))
-    ring = torch.zeros(tokens, staged_bytes(d), dtype=torch.uint8)
-    ring[:, :d] = codes.to(torch.int8).view(torch.uint8)
-    ring[:, d:] = exponents.to(torch.uint8)
-    return ring
 
 
 def _compiled(
