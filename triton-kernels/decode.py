@@ -33,7 +33,7 @@ _MOST_QUERY_HEADS = 8
 _COPYING = {"sm_90": 228, "sm_100": 228, "sm_103": 228}
 """Architectures with a copy engine (cp.async.bulk) and room for its buffers, in KiB of shared memory."""
 
-_CLOSERS = 2
+_CLOSERS = 8
 """Programs of a multiprocessor that close groups before a decode that would close many: one has but to look through
 the rows in most steps, and all wait for it."""
 

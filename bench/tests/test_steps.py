@@ -47,7 +47,21 @@ def test_the_step_that_closes_groups_is_told_from_the_others() -> None:
         "closing_store_us": 80.0,
         "attention_us": 60.0,
         "closing_attention_us": 120.0,
+        "median_us": 170.0,
     }
+
+
+def test_a_closing_step_is_compared_with_those_just_before_it() -> None:
+    """Later ones have longer contexts: here attention takes twice as long from some step on, and closing comes last."""
+    early, late = events(10, closing=99), events(10, closing=8)
+    end = max(event["ts"] + event["dur"] for event in early if event.get("cat") == "kernel") + 5
+    for event in late:
+        if event.get("cat") == "kernel":
+            event["ts"] += end
+            event["dur"] *= 2 if event["name"] == "kivi_decode" else 1
+    got = trace.closing(trace.kernels(early + late), LAYERS)
+    assert got["attention_us"] == 120.0
+    assert got["closing_attention_us"] == 240.0
 
 
 @pytest.mark.parametrize(

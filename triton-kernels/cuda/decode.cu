@@ -58,7 +58,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const int head = blockIdx.x, task = blockIdx.y, heads = gridDim.x;
     const int4 mine = tasks[task];
     const int row = mine.x, split = mine.y, live = mine.z, share = mine.w;
-    if (row < 0) return wait_for_launch_before();
+    if (row < 0) {  // without waiting: where tasks fill the GPU, these find a place late and one after another
+        if (task == 0) wait_for_launch_before();  // no block has a task; this launch must not end before that one
+        return;
+    }
     const i64 slot = slots[row];
     const int start = query_start[row], length = seq_lens[row], position = length - 1, readable = readable_from[row];
     const int closed = max(max(position - KEY_WINDOW, 0) / G * G, readable);

@@ -18,6 +18,10 @@ STORE = re.compile(
 """Kernels that put keys and values into a cache."""
 
 
+NEIGHBOURS = 8
+"""Steps before the one that closes groups, with which it is compared."""
+
+
 class Kernel(NamedTuple):
     """Times in microseconds."""
 
@@ -75,7 +79,8 @@ def closing(found: list[Kernel], layers: int) -> dict[str, float]:
     """Microseconds that kernels take in a step that closes key groups, and in one that does not.
 
     A step is what runs from after one step's last attention kernel to that of the next. The one that spends most on
-    storing and attention is taken for the closing one, the median of all for one that closes nothing.
+    storing and attention is taken for the closing one, the median of those before it, whose contexts are as long, for
+    one that closes nothing.
     """
     steps: list[list[Kernel]] = [[]]
     marks = 0
@@ -90,16 +95,18 @@ def closing(found: list[Kernel], layers: int) -> dict[str, float]:
         raise ValueError(f"the trace holds {len(whole)} whole steps of {layers} layers, too few to compare")
     store, attention = ([_spent(step, names) for step in whole] for names in (STORE, ATTENTION))
     times = [busy(step) for step in whole]
-    at = max(range(len(whole)), key=lambda step: store[step] + attention[step])
-    plain = median(times)
+    at = max(range(1, len(whole)), key=lambda step: store[step] + attention[step])
+    before = slice(max(at - NEIGHBOURS, 0), at)
+    plain = median(times[before])
     return {
         "plain_us": plain,
         "closing_us": times[at],
         "ratio": times[at] / plain,
-        "store_us": median(store),
+        "store_us": median(store[before]),
         "closing_store_us": store[at],
-        "attention_us": median(attention),
+        "attention_us": median(attention[before]),
         "closing_attention_us": attention[at],
+        "median_us": median(times),
     }
 
 
