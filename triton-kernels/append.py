@@ -19,6 +19,7 @@ from vllm_kivi.kernels.decode import few_closing_rows
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of, rotate
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
+    key_slices,
     quantize_head,
     quantize_keys,
     ratios,
@@ -55,7 +56,7 @@ def rows_that_close_whole_heads(layout: CacheLayout, heads: int, clipping: bool,
     """How many rows must close a group in one step for programs to take whole heads; 0 where they never do."""
     if not takes_whole_heads(layout, ratios(clipping)):
         return 0
-    slices = triton.cdiv(layout.key_code_bytes, KEY_SLICE)
+    slices = key_slices(layout)
     programs = _CLOSERS * processors_of(device.index)
     return triton.cdiv(programs * (triton.cdiv(slices, 2) - 1) + 1, heads * slices)
 
@@ -305,7 +306,7 @@ def append_tokens(
     rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
     alone = 3 * rows * heads <= _ALONE * processors_of(pages.device.index)
     each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
-    slices = triton.cdiv(layout.key_code_bytes, KEY_SLICE)
+    slices = key_slices(layout)
     quick = takes_whole_heads(layout, ratios(clipping))
     few = few_closing_rows(layout, heads, pages.device)
     most = few * heads * slices if defers else (_CLOSERS if quick else _SEARCHERS) * processors_of(pages.device.index)

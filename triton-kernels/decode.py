@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllm_kivi.kernels.helpers import overlaps, processors_of
-from vllm_kivi.kernels.quantize import KEY_SLICE
+from vllm_kivi.kernels.quantize import key_slices
 from vllm_kivi.kernels.tasks import most_tasks
 from vllm_kivi.layout import CacheLayout, staged_bytes
 
@@ -113,10 +113,20 @@ def closes(layout: CacheLayout, clipping: bool) -> bool:
     return layout.key_bits == 4 and whole_words and layout.key_group % apart == 0 and fits and not clipping
 
 
+def closing_slots(
+    layout: CacheLayout, clipping: bool, tasks: torch.Tensor | None, slot_mapping: torch.Tensor
+) -> torch.Tensor | None:
+    """The slots of a step whose key groups decode.cu closes, for :func:`decode_rows`; None where append.py closes all.
+
+    Args:
+        tasks: of the step, None where decode.cu does not serve it.
+    """
+    return slot_mapping if tasks is not None and closes(layout, clipping) else None
+
+
 def few_closing_rows(layout: CacheLayout, heads: int, device: torch.device) -> int:
     """Rows whose key groups append.py closes, at most, of a format that decode.cu can close."""
-    slices = -(-layout.key_code_bytes // KEY_SLICE)
-    return max(_CLOSERS * processors_of(device.index) // (heads * slices), 1)
+    return max(_CLOSERS * processors_of(device.index) // (heads * key_slices(layout)), 1)
 
 
 @functools.cache

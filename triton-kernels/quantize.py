@@ -19,6 +19,12 @@ KEY_SLICE = 8
 """Packed channels of a key group that a warp quantizes at a time: their tokens fit its registers, so that the search
 for the best range needs no other warp."""
 
+
+def key_slices(layout: CacheLayout) -> int:
+    """Such parts of a token's packed channels."""
+    return triton.cdiv(layout.key_code_bytes, KEY_SLICE)
+
+
 _HEAD_ELEMENTS = tl.constexpr(1024)
 """Channels times tokens that a warp holds while it closes a whole head."""
 

@@ -14,6 +14,7 @@ import triton.language as tl
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, row_of
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
+    key_slices,
     quantize_keys,
     ratios,
     store_key_codes,
@@ -149,7 +150,7 @@ def close_groups(
             step.
     """
     check_layout(layout)
-    rows, slices = batch.seq_lens.shape[0], triton.cdiv(layout.key_code_bytes, KEY_SLICE)
+    rows, slices = batch.seq_lens.shape[0], key_slices(layout)
     _close_kernel[(rows + key.shape[0] // layout.key_group, pages.shape[1], slices)](
         pages,
         batch.query_start,

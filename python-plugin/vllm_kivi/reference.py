@@ -104,14 +104,14 @@ def decode(zero_bits: torch.Tensor, scale_bits: torch.Tensor) -> tuple[torch.Ten
 # --- staging ----------------------------------------------------------------------------------------------------------
 
 
-def stage_codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a ring on a GPU holds of finite x [..., D]: int8 codes [..., D] and uint8 exponents [..., D / 8]; see
+def stage_bytes(x: torch.Tensor) -> torch.Tensor:
+    """What a ring on a GPU holds of finite x [..., D], uint8 [..., staged bytes]: int8 codes, then exponents; see
     layout.py. Saturates at :data:`LARGEST`."""
     blocks = x.float().unflatten(-1, (-1, STAGING_BLOCK))
     exponent = ((blocks.abs().amax(-1).contiguous().view(torch.int32) >> 23) - 6).clamp(1, _LARGEST_EXPONENT)
     inverse = ((254 - exponent) << 23).view(torch.float32)
     codes = (blocks * inverse[..., None] + 0.5).floor().clamp(-127, 127)
-    return codes.flatten(-2).to(torch.int8), exponent.to(torch.uint8)
+    return torch.cat([codes.flatten(-2).to(torch.int8).view(torch.uint8), exponent.to(torch.uint8)], -1)
 
 
 def unstage(tokens: torch.Tensor) -> torch.Tensor:
@@ -125,8 +125,7 @@ def unstage(tokens: torch.Tensor) -> torch.Tensor:
 
 def stage(x: torch.Tensor) -> torch.Tensor:
     """x [..., D] as a ring on a GPU gives it back, float32; staging it again changes nothing."""
-    codes, exponent = stage_codes(x)
-    return unstage(torch.cat([codes.view(torch.uint8), exponent], -1))
+    return unstage(stage_bytes(x))
 
 
 # --- quantization -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from vllm_kivi import reference
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import closes, takes
+from vllm_kivi.kernels.decode import closing_slots, takes
 from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
@@ -48,12 +48,6 @@ class Row:
     before: int
     count: int
     readable_from: int = 0
-
-
-def ring_bytes(x: torch.Tensor) -> torch.Tensor:
-    """uint8 [..., staged bytes] of keys or values [..., D] as a ring holds them; ``reference.unstage`` reads them."""
-    codes, exponents = reference.stage_codes(x)
-    return torch.cat([codes.view(torch.uint8), exponents], -1)
 
 
 class Step:
@@ -132,7 +126,7 @@ class Step:
         for ring, source in ((self.ring_key, self.key), (self.ring_value, self.value)):
             tokens = ring.shape[2]
             for position in range(max(first, last - tokens), last if tokens else 0):
-                ring[self.slots[row], :, position % tokens] = ring_bytes(source[row][position])
+                ring[self.slots[row], :, position % tokens] = reference.stage_bytes(source[row][position])
 
     def expected_pages(self) -> torch.Tensor:
         pages = self.before_pages.clone()
@@ -204,14 +198,14 @@ class Step:
         if device.type == "cuda" and queries == 1 and takes(self.layout, self.windows, query_heads // heads):
             tasks = new_tasks(self.layout, rows, heads, device)
             plan_few(self.layout, self.windows, tasks, self.batch, heads)
-        defers = tasks is not None and closes(self.layout, config.clipping)
+        slots = closing_slots(self.layout, config.clipping, tasks, self.slot_mapping)
         append_tokens(
             self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,
-            rotated_query, *self.rings, config.clipping, config.rotation, defers,
+            rotated_query, *self.rings, config.clipping, config.rotation, slots is not None,
         )  # fmt: skip
         attend_few(
             self.layout, self.windows, self.out, rotated_query, self.pages, self.batch, *self.rings, self.scale,
-            scratch, splits, queries, self.dtype, config.rotation, tasks, self.slot_mapping if defers else None,
+            scratch, splits, queries, self.dtype, config.rotation, tasks, slots,
         )  # fmt: skip
         assert not scratch.arrived.any()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import ring_bytes
 
 from vllm_kivi import reference
 from vllm_kivi.config import PRESETS
@@ -54,7 +53,7 @@ def test_bytes_are_those_of_the_reference(
     close_group = _compiled(layout, warps, copying, tmp_path)
     for kind in ("plain", "constant", "tiny", "huge", "far", "zero"):
         for name, (ring_tokens, first) in _RINGS.items():
-            ring = ring_bytes(reference.admit(_keys(kind, ring_tokens, head_size)))
+            ring = reference.stage_bytes(reference.admit(_keys(kind, ring_tokens, head_size)))
             number = first // layout.key_group % layout.key_groups
             tokens = (first + torch.arange(layout.key_group)) % ring_tokens
             expected = torch.zeros(1, 1, layout.record_bytes, dtype=torch.uint8)

@@ -17,7 +17,7 @@ from vllm_kivi.backend.gpu.workspace import empty_rings
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens, rows_that_close_whole_heads
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import closes, takes
+from vllm_kivi.kernels.decode import closes, closing_slots, takes
 from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import attend_many, store_many
@@ -98,13 +98,15 @@ def check_kernels(
     if compiled and takes(layout, windows, query_heads // heads):
         tasks = new_tasks(layout, 1, heads, device)
         plan_few(layout, windows, tasks, few, heads)
-    defers, slots = tasks is not None and closes(layout, config.clipping), slot_mapping[prefilled:]
+    slots = slot_mapping[prefilled:]
+    closing = closing_slots(layout, config.clipping, tasks, slots)
     append_tokens(
-        layout, pages, few, slots, *fresh, rotated_query, ring_key, ring_value, config.clipping, config.rotation, defers
-    )
+        layout, pages, few, slots, *fresh, rotated_query, ring_key, ring_value, config.clipping, config.rotation,
+        closing is not None,
+    )  # fmt: skip
     attend_few(
         layout, windows, out[prefilled:], rotated_query, pages, few, ring_key, ring_value, scale, scratch, 2,
-        queries, dtype, config.rotation, tasks, slots if defers else None,
+        queries, dtype, config.rotation, tasks, closing,
     )  # fmt: skip
 
     check_closing(config, layout, heads, query_heads, dtype, device, tasks is not None)
@@ -153,11 +155,9 @@ def check_closing(
         return x.to(device, dtype)
 
     query, key, value = random(query_heads), random(heads), random(heads)
-    ways = (
-        [(1, False), (rows, False), (rows, True)]
-        if compiled and closes(layout, config.clipping)
-        else [(1, False), (rows, False)]
-    )
+    ways = [(1, False), (rows, False)]
+    if compiled and closes(layout, config.clipping):
+        ways.append((rows, True))
     pages = torch.zeros(len(ways), 1 + rows, heads, layout.record_bytes, dtype=torch.uint8, device=device)
     rings = empty_rings(config, rows, heads, d, 0, device)
     staged = torch.randint(100, 130, rings[0][:1].shape, generator=generator, dtype=torch.uint8, device="cpu")

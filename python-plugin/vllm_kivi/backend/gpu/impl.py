@@ -18,7 +18,7 @@ from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import closes
+from vllm_kivi.kernels.decode import closing_slots
 from vllm_kivi.kernels.few import attend_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
@@ -122,11 +122,12 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         rings, work = self._state()
         append_tokens(
             self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, *rings,
-            self.config.clipping, self.config.rotation, self._decode_closes(tasks),
+            self.config.clipping, self.config.rotation, self._closing_slots(tasks, slot_mapping) is not None,
         )  # fmt: skip
 
-    def _decode_closes(self, tasks: torch.Tensor | None) -> bool:
-        return tasks is not None and closes(self.layout, self.config.clipping)
+    def _closing_slots(self, tasks: torch.Tensor | None, slot_mapping: torch.Tensor) -> torch.Tensor | None:
+        slots: torch.Tensor | None = closing_slots(self.layout, self.config.clipping, tasks, slot_mapping)
+        return slots
 
     def _decode(
         self,
@@ -143,7 +144,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         attend_few(
             self.layout, self.windows, out, work.few_query[: query.shape[0]], pages, batch, *rings, self.scale,
             work.scratch, splits, queries, self._dtype, self.config.rotation, tasks,
-            slot_mapping if self._decode_closes(tasks) else None,
+            self._closing_slots(tasks, slot_mapping),
         )  # fmt: skip
 
     def _store(
