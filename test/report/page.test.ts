@@ -7,7 +7,7 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { serveOf } from "../bench/fixtures.js";
 import { temporaryFolder } from "../helpers/cli.js";
-import { cell, result, save, troubled } from "./results.js";
+import { ALL, cell, result, save, troubled } from "./results.js";
 import { report } from "./run.js";
 
 /** The browser that the machine has; the page is tested in a real one or not at all. */
@@ -45,6 +45,12 @@ describe.skipIf(found === undefined)(title, () => {
         cells: ["bf16", "k4v4"].map((cache) => cell(cache as "bf16", {}, [{ batch: 16, context: 512 }])),
       }),
     );
+    const int4 = cell("k4v4", {
+      key: "int4",
+      cache: "int4_per_token_head",
+      cacheDtype: "int4_per_token_head",
+    });
+    save(home, "many.json", result({ cells: [...ALL.map((cache) => cell(cache)), int4] }));
     const servers = ["bf16", "k4v4"].map((cache) =>
       cell(cache as "bf16", { serve: serveOf(cache as "bf16") }, []),
     );
@@ -209,6 +215,25 @@ describe.skipIf(found === undefined)(title, () => {
         return (high + 0.05) / (low + 0.05);
       });
 
+  /** Texts of plots that reach over the plot's edge, are shortened or too small to read. */
+  const cutTexts = (page: Page): Promise<string[]> =>
+    page.locator("figure svg").evaluateAll((all) =>
+      all.flatMap((svg) => {
+        const frame = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll("text")].flatMap((text) => {
+          const box = text.getBoundingClientRect();
+          const inside =
+            box.left >= frame.left - 1 &&
+            box.right <= frame.right + 1 &&
+            box.top >= frame.top - 1 &&
+            box.bottom <= frame.bottom + 1;
+          const whole = !(text.textContent ?? "").endsWith("…");
+          const small = box.height < 10;
+          return inside && whole && !small ? [] : [`${text.textContent}: ${JSON.stringify(box)}`];
+        });
+      }),
+    );
+
   it.each([
     [1280, "light"],
     [1280, "dark"],
@@ -232,26 +257,18 @@ describe.skipIf(found === undefined)(title, () => {
       const mark = `figure path[fill="var(--cache-${cache})"]`;
       expect(await contrast(page, mark), mark).toBeGreaterThanOrEqual(3);
     }
-    const cut = await page.locator("figure svg").evaluateAll((all) =>
-      all.flatMap((svg) => {
-        const frame = svg.getBoundingClientRect();
-        return [...svg.querySelectorAll("text")].flatMap((text) => {
-          const box = text.getBoundingClientRect();
-          const inside =
-            box.left >= frame.left - 1 &&
-            box.right <= frame.right + 1 &&
-            box.top >= frame.top - 1 &&
-            box.bottom <= frame.bottom + 1;
-          const small = box.height < 10;
-          return inside && !small ? [] : [`${text.textContent}: ${JSON.stringify(box)}`];
-        });
-      }),
-    );
-    expect(cut).toEqual([]);
+    expect(await cutTexts(page)).toEqual([]);
     const shots = process.env.KIVI_TEST_SCREENSHOTS;
     if (shots !== undefined)
       await page.screenshot({ fullPage: true, path: join(shots, `${width}-${scheme}.png`) });
     expect(troubles).toEqual([]);
+  });
+
+  it("names every cache of a large matrix in full", async () => {
+    const { page } = await open(["many.json"], 390);
+    expect(await cutTexts(page)).toEqual([]);
+    for (const name of ["int4_per_token_head", "k2v2"])
+      expect(await page.locator("figure text", { hasText: name }).count(), name).toBeGreaterThan(2);
   });
 
   it("prints on white, with nothing cut off by a frame", async () => {

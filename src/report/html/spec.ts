@@ -144,7 +144,8 @@ function series(points: readonly Point[]): { scales: Scale[]; colourLegend: Lege
     columns: 1,
     labelLimit: 260,
   };
-  const colourLegend: Legend = { fill: "colour", columns: 3 };
+  const long = points.some((point) => point.cache.length > LONG_NAME);
+  const colourLegend: Legend = { fill: "colour", columns: long ? 2 : 3, labelLimit: WIDTH };
   return { scales, colourLegend, setLegends: sets.length > 1 ? [shapeLegend] : [] };
 }
 
@@ -189,7 +190,14 @@ const figureAxis = (title: string): Axis => ({
 export function curveSpec(speed: Speed, description: string): Spec {
   return linesSpec(speed.points, description, {
     unit: "tokens/s",
-    scale: { name: "x", type: "log", base: 2, range: "width", domain: { data: "points", field: "x" } },
+    scale: {
+      name: "x",
+      type: "log",
+      base: 2,
+      range: "width",
+      domain: { data: "points", field: "x" },
+      padding: 12,
+    },
     axis: {
       orient: "bottom",
       scale: "x",
