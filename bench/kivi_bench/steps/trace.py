@@ -17,7 +17,6 @@ STORE = re.compile(
 )
 """Kernels that put keys and values into a cache."""
 
-
 NEIGHBOURS = 8
 """Steps before the one that closes groups, with which it is compared."""
 

@@ -75,14 +75,16 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
     ) -> None:
         split, end = meta.few_tokens, meta.num_tokens
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
-        # step: everything is stored before any row attends.
+        # step: everything is stored before any row attends. decode.cu closes groups only where none of its rows may.
+        closing = closing_slots(self.layout, self.config.clipping, meta.tasks, meta.slot_mapping)
         if meta.few is not None:
-            self._append(meta.few, meta.tasks, query[:split], key[:split], value[:split], pages, meta.slot_mapping)
+            fresh = query[:split], key[:split], value[:split]
+            self._append(meta.few, *fresh, pages, meta.slot_mapping, closing is not None)
         staged = None
         if meta.many is not None:
             staged = self._store(meta.many, key[split:end], value[split:end], pages, meta.slot_mapping[split:end])
         if meta.few is not None:
-            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], pages, meta.slot_mapping, out[:split])
+            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], pages, closing, out[:split])
             if self.tap is not None:  # at capture too, so that a graph's replay fills it
                 self.tap.keep(self._state()[1].few_query[:split], out[:split])
         if meta.many is not None and staged is not None:
@@ -112,22 +114,18 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
     def _append(
         self,
         batch: Batch,
-        tasks: torch.Tensor | None,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         pages: torch.Tensor,
         slot_mapping: torch.Tensor,
+        defers: bool,
     ) -> None:
         rings, work = self._state()
         append_tokens(
             self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, *rings,
-            self.config.clipping, self.config.rotation, self._closing_slots(tasks, slot_mapping) is not None,
+            self.config.clipping, self.config.rotation, defers,
         )  # fmt: skip
-
-    def _closing_slots(self, tasks: torch.Tensor | None, slot_mapping: torch.Tensor) -> torch.Tensor | None:
-        slots: torch.Tensor | None = closing_slots(self.layout, self.config.clipping, tasks, slot_mapping)
-        return slots
 
     def _decode(
         self,
@@ -136,15 +134,14 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         tasks: torch.Tensor | None,
         query: torch.Tensor,
         pages: torch.Tensor,
-        slot_mapping: torch.Tensor,
+        closing: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
         rings, work = self._state()
         splits = work.splits(batch.seq_lens.shape[0])
         attend_few(
             self.layout, self.windows, out, work.few_query[: query.shape[0]], pages, batch, *rings, self.scale,
-            work.scratch, splits, queries, self._dtype, self.config.rotation, tasks,
-            self._closing_slots(tasks, slot_mapping),
+            work.scratch, splits, queries, self._dtype, self.config.rotation, tasks, closing,
         )  # fmt: skip
 
     def _store(
