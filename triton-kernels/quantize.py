@@ -28,6 +28,9 @@ def key_slices(layout: CacheLayout) -> int:
 _HEAD_ELEMENTS = tl.constexpr(1024)
 """Channels times tokens that a warp holds while it closes a whole head."""
 
+_FEW_ROWS = tl.constexpr(8)
+"""Rows of a warp that share its lanes, where the search for the best range is another one."""
+
 _RAISE = tl.constexpr(2.0**23)
 
 
@@ -104,29 +107,74 @@ def _fit(x, mask, TOP: tl.constexpr, RATIOS: tl.constexpr):
     """Encoded zero and scale (int32 [ROWS] each) of each row of x, f32 [ROWS, N]; only elements in mask count."""
     low = tl.min(tl.where(mask, x, float("inf")), 1)
     high = tl.max(tl.where(mask, x, float("-inf")), 1)
-    zero_bits, scale_bits = _encode_range(low, high, RATIOS[0], TOP)
-    if len(RATIOS) > 1:
-        least = _error(x, mask, zero_bits, scale_bits, TOP)
-        for i in range(1, len(RATIOS)):  # not unrolled: the ranges would be tried side by side, in too many registers
-            cut, step = 0.0, 0.0
-            for k in tl.static_range(1, len(RATIOS)):
-                cut = tl.where(i == k, (1.0 - RATIOS[k]) / 2, cut)
-                step = tl.where(i == k, RATIOS[k] / TOP, step)
-            z_bits, s_bits = encode(low + (high - low) * cut, (high - low) * step)
-            error = _error(x, mask, z_bits, s_bits, TOP)
-            better = error < least
-            least = tl.where(better, error, least)
-            zero_bits = tl.where(better, z_bits, zero_bits)
-            scale_bits = tl.where(better, s_bits, scale_bits)
+    if len(RATIOS) == 1:
+        zero_bits, scale_bits = _encode_range(low, high, RATIOS[0], TOP)
+    elif x.shape[0] <= _FEW_ROWS:
+        zero_bits, scale_bits = _search_of_few(x, mask, low, high, TOP, RATIOS)
+    else:
+        zero_bits, scale_bits = _search(x, mask, low, high, TOP, RATIOS)
     return zero_bits, scale_bits
 
 
 @triton.jit
-def _error(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
+def _search(x, mask, low, high, TOP: tl.constexpr, RATIOS: tl.constexpr):
+    """The middle part of the range under which a row's squared error is least, encoded as of :func:`_fit`."""
+    zero_bits, scale_bits = _encode_range(low, high, RATIOS[0], TOP)
+    least = _error_under(x, mask, zero_bits, scale_bits, TOP)
+    for i in range(1, len(RATIOS)):  # not unrolled: the ranges would be tried side by side, in too many registers
+        cut, step = _middle_part(i, TOP, RATIOS)
+        z_bits, s_bits = encode(low + (high - low) * cut, (high - low) * step)
+        error = _error_under(x, mask, z_bits, s_bits, TOP)
+        better = error < least
+        least = tl.where(better, error, least)
+        zero_bits = tl.where(better, z_bits, zero_bits)
+        scale_bits = tl.where(better, s_bits, scale_bits)
+    return zero_bits, scale_bits
+
+
+@triton.jit
+def _search_of_few(x, mask, low, high, TOP: tl.constexpr, RATIOS: tl.constexpr):
+    """As :func:`_search`, of rows so few that each has several lanes, which would all encode and divide the same.
+
+    So each lane does it for other ranges, and they ask each other.
+    """
+    ROWS: tl.constexpr = x.shape[0]
+    cut, step = _middle_part(tl.arange(0, triton.next_power_of_2(len(RATIOS))), TOP, RATIOS)
+    span = (high - low)[:, None]
+    zeros_bits, scales_bits = encode(low[:, None] + span * cut[None, :], span * step[None, :])
+    zeros, scales = decode_zero(zeros_bits), decode_scale(zeros_bits, scales_bits)
+    inverses = tl.div_rn(1.0, scales)
+    best = tl.zeros([ROWS, 1], tl.int32)
+    least = tl.full([ROWS], float("inf"), tl.float32)
+    for i in range(len(RATIOS)):
+        at = tl.full([ROWS, 1], 0, tl.int32) + i
+        error = _error(x, mask, tl.gather(zeros, at, 1), tl.gather(scales, at, 1), tl.gather(inverses, at, 1), TOP)
+        better = error < least
+        least = tl.where(better, error, least)
+        best = tl.where(better[:, None], i, best)
+    return tl.reshape(tl.gather(zeros_bits, best, 1), [ROWS]), tl.reshape(tl.gather(scales_bits, best, 1), [ROWS])
+
+
+@triton.jit
+def _middle_part(i, TOP: tl.constexpr, RATIOS: tl.constexpr):
+    """Of part number ``i`` of a range: how much of the whole lies below it, and a step between two of its codes."""
+    cut, step = i * 0.0, i * 0.0
+    for k in tl.static_range(len(RATIOS)):
+        cut = tl.where(i == k, (1.0 - RATIOS[k]) / 2, cut)
+        step = tl.where(i == k, RATIOS[k] / TOP, step)
+    return cut, step
+
+
+@triton.jit
+def _error_under(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
     """Squared error of each row of x under a zero and scale, f32 [ROWS]."""
-    zero = decode_zero(zero_bits)[:, None]
-    scale = decode_scale(zero_bits, scale_bits)[:, None]
-    codes = _raised_codes(x - zero, tl.div_rn(1.0, scale), TOP) - _RAISE / (TOP + 1)
+    zero, scale = decode_zero(zero_bits)[:, None], decode_scale(zero_bits, scale_bits)[:, None]
+    return _error(x, mask, zero, scale, tl.div_rn(1.0, scale), TOP)
+
+
+@triton.jit
+def _error(x, mask, zero, scale, inverse, TOP: tl.constexpr):
+    codes = _raised_codes(x - zero, inverse, TOP) - _RAISE / (TOP + 1)
     off = codes * (scale * (TOP + 1)) + zero - x
     return tl.sum(tl.where(mask, off * off, 0.0), 1)
 
