@@ -40,7 +40,7 @@ _CLOSERS, _REGISTERS = 16, 128
 """Programs of a multiprocessor that close groups, at most, and registers of a thread, of which so many run at once."""
 
 _SEARCHERS = 8
-"""Such programs where they search for the best range."""
+"""Such programs where they search for the best range, which takes registers: as many as ptxas wants."""
 
 _LOOK = (128, 256)
 """Rows that these look through at a time, at least and at most."""
@@ -354,7 +354,7 @@ def append_tokens(
         DEFERS=defers,
         OVERLAP=overlaps(),
         launch_pdl=overlaps(),
-        maxnreg=None if defers else _REGISTERS,
+        maxnreg=_REGISTERS if quick and not defers else None,
         num_warps=1,
         enable_fp_fusion=False,
     )
