@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from vllm_kivi.kernels.decode import few_closing_rows
+from vllm_kivi.kernels.decode import few_closing_rows, starts_early
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of, rotate
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
@@ -214,6 +214,7 @@ def _append_kernel(
     SPAN: tl.constexpr,
     DEFERS: tl.constexpr,  # decode.cu closes groups of more than ``few`` rows
     OVERLAP: tl.constexpr,  # of this launch with its neighbours
+    EARLY: tl.constexpr,  # the next one starts with this one, rather than at its end
     HEADS: tl.constexpr,  # of a program
     ROWS: tl.constexpr,  # HEADS * RATIO, padded
 ):
@@ -221,7 +222,8 @@ def _append_kernel(
     D: tl.constexpr = LAYOUT.head_size
     if OVERLAP:
         gdc_wait()
-        gdc_launch_dependents()  # not sooner: those may rely on what the launches before this one wrote
+        if EARLY:
+            gdc_launch_dependents()  # not sooner: those may rely on what the launches before this one wrote
     program = tl.program_id(0)
     if program < closers:
         closing = True
@@ -353,6 +355,7 @@ def append_tokens(
         ROWS=triton.next_power_of_2(each * ratio),
         DEFERS=defers,
         OVERLAP=overlaps(),
+        EARLY=starts_early(rows * heads, processors_of(pages.device.index)),
         launch_pdl=overlaps(),
         maxnreg=_REGISTERS if quick and not defers else None,
         num_warps=1,
