@@ -33,7 +33,7 @@ _MOST_QUERY_HEADS = 8
 _COPYING = {"sm_90": 228, "sm_100": 228, "sm_103": 228}
 """Architectures with a copy engine (cp.async.bulk) and room for its buffers, in KiB of shared memory."""
 
-_CLOSERS = 8
+_CLOSERS = 6
 """Programs of a multiprocessor that close groups before a decode that would close many: one has but to look through
 the rows in most steps, and all wait for it."""
 
@@ -56,6 +56,9 @@ class Blocks:
     resident: int
 
 
+_FEW_PAIRS = 3
+"""Pairs of a row and a KV head for each multiprocessor, up to which a step has few."""
+
 _PLAIN = Blocks(8, 1), Blocks(4, 3), Blocks(4, 3), Blocks(4, 3)
 """For few rows and heads, for some, for many, for several times as many as run at a time, where every warp loads for
 itself: warps hide how long that takes."""
@@ -63,9 +66,6 @@ itself: warps hide how long that takes."""
 _AHEAD = Blocks(8, 1), Blocks(4, 2), Blocks(2, 4), Blocks(2, 4)
 """The same where records are copied ahead. More warps than eight ask for more bytes at a time, which come more slowly;
 small blocks overlap the beginning of one row with the end of another, and split a row less."""
-
-_FEW_PAIRS = 3
-"""Pairs of a row and a head of a multiprocessor, up to which blocks are large."""
 
 _AHEAD_TWO_BITS = *_AHEAD[:3], Blocks(2, 5)
 """For two-bit values, whose records are small. Not for fewer rows: blocks fill one multiprocessor after another, and
