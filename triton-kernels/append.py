@@ -306,12 +306,13 @@ def append_tokens(
     """
     check_layout(layout)
     rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
-    alone = 3 * rows * heads <= _ALONE * processors_of(pages.device.index)
+    processors = processors_of(pages.device.index)
+    alone = 3 * rows * heads <= _ALONE * processors
     each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
     slices = key_slices(layout)
     quick = takes_whole_heads(layout, ratios(clipping))
     few = few_closing_rows(layout, heads, pages.device)
-    most = few * heads * slices if defers else (_CLOSERS if quick else _SEARCHERS) * processors_of(pages.device.index)
+    most = few * heads * slices if defers else (_CLOSERS if quick else _SEARCHERS) * processors
     closers = min(rows * heads * slices, most)
     _append_kernel[(closers + rows * 3 * triton.cdiv(heads, each),)](
         pages,
@@ -355,7 +356,7 @@ def append_tokens(
         ROWS=triton.next_power_of_2(each * ratio),
         DEFERS=defers,
         OVERLAP=overlaps(),
-        EARLY=starts_early(rows * heads, processors_of(pages.device.index)),
+        EARLY=overlaps() and starts_early(rows * heads, processors),
         launch_pdl=overlaps(),
         maxnreg=_REGISTERS if quick and not defers else None,
         num_warps=1,

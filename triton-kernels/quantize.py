@@ -147,7 +147,7 @@ def _search_of_few(x, mask, low, high, TOP: tl.constexpr, RATIOS: tl.constexpr):
     best = tl.zeros([ROWS, 1], tl.int32)
     least = tl.full([ROWS], float("inf"), tl.float32)
     for i in range(len(RATIOS)):
-        at = tl.full([ROWS, 1], 0, tl.int32) + i
+        at = tl.full([ROWS, 1], i, tl.int32)
         error = _error(x, mask, tl.gather(zeros, at, 1), tl.gather(scales, at, 1), tl.gather(inverses, at, 1), TOP)
         better = error < least
         least = tl.where(better, error, least)
