@@ -22,7 +22,6 @@ from vllm_kivi.kernels.quantize import (
     key_slices,
     quantize_head,
     quantize_keys,
-    ratios,
     store_key_codes,
     store_value_tile,
     store_values,
@@ -31,6 +30,7 @@ from vllm_kivi.kernels.quantize import (
 )
 from vllm_kivi.kernels.staging import admit, load_staged, load_staged_columns, write_staged
 from vllm_kivi.layout import CacheLayout
+from vllm_kivi.reference import clip_ratios
 
 _HEADS, _ALONE = 2, 12
 """KV heads of a program that stages keys, or takes values or queries; one where so many programs of a multiprocessor
@@ -47,14 +47,14 @@ _LOOK = (128, 256)
 
 
 @triton.constexpr_function
-def takes_whole_heads(LAYOUT, RATIOS):
+def takes_whole_heads(LAYOUT):
     """Whether a program may close all channels of a head at once, with :func:`quantize_head`."""
-    return len(RATIOS) == 1 and LAYOUT.key_bits == 4 and LAYOUT.head_size % 32 == 0
+    return LAYOUT.key_bits == 4 and LAYOUT.head_size % 32 == 0
 
 
-def rows_that_close_whole_heads(layout: CacheLayout, heads: int, clipping: bool, device: torch.device) -> int:
+def rows_that_close_whole_heads(layout: CacheLayout, heads: int, device: torch.device) -> int:
     """How many rows must close a group in one step for programs to take whole heads; 0 where they never do."""
-    if not takes_whole_heads(layout, ratios(clipping)):
+    if not takes_whole_heads(layout):
         return 0
     slices = key_slices(layout)
     programs = _CLOSERS * processors_of(device.index)
@@ -131,7 +131,7 @@ def _close_groups(
     G: tl.constexpr = LAYOUT.key_group
     D: tl.constexpr = LAYOUT.head_size
     SLICES: tl.constexpr = (LAYOUT.key_code_bytes + J - 1) // J
-    WHOLE: tl.constexpr = takes_whole_heads(LAYOUT, RATIOS)
+    WHOLE: tl.constexpr = takes_whole_heads(LAYOUT)
     for first in range(0, rows, LOOK):
         r = first + tl.arange(0, LOOK)
         starts = tl.load(query_start + r, mask=r < rows, other=0)
@@ -205,7 +205,8 @@ def _append_kernel(
     closers,  # programs that close key groups; they come first, because they take longest
     few,  # with DEFERS
     LAYOUT_SPEC: tl.constexpr,
-    RATIOS: tl.constexpr,
+    KEY_RATIOS: tl.constexpr,
+    VALUE_RATIOS: tl.constexpr,
     STAGED: tl.constexpr,  # bytes of a token in a ring
     RATIO: tl.constexpr,
     ROTATE: tl.constexpr,
@@ -233,7 +234,7 @@ def _append_kernel(
             _close_groups(
                 pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page,
                 stride_table, stride_key_token, stride_key_head, stride_key_slot, key_tokens, rows, heads, program,
-                closers, LAYOUT, RATIOS, STAGED, ROTATE, J, LOOK,
+                closers, LAYOUT, KEY_RATIOS, STAGED, ROTATE, J, LOOK,
             )  # fmt: skip
     else:
         tiles = (heads + HEADS - 1) // HEADS
@@ -262,10 +263,10 @@ def _append_kernel(
                 given_back = write_staged(staged, vector, g < heads, D)
                 records = pages + g * LAYOUT.record_bytes
                 if takes_tiles(LAYOUT):
-                    store_value_tile(records, stride_page, page_slot, given_back, LAYOUT, RATIOS)
+                    store_value_tile(records, stride_page, page_slot, given_back, LAYOUT, VALUE_RATIOS)
                 else:
                     tl.debug_barrier()  # this program reads back what it wrote
-                    store_values(records, stride_page, page_slot, staged, LAYOUT, RATIOS, SPAN, True)
+                    store_values(records, stride_page, page_slot, staged, LAYOUT, VALUE_RATIOS, SPAN, True)
         else:
             r = (tile - 2 * tiles).to(tl.int64) * HEADS * RATIO + tl.arange(0, ROWS)
             asked = (tl.arange(0, ROWS) < HEADS * RATIO) & (r < heads * RATIO)
@@ -310,7 +311,8 @@ def append_tokens(
     alone = 3 * rows * heads <= _ALONE * processors
     each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
     slices = key_slices(layout)
-    quick = takes_whole_heads(layout, ratios(clipping))
+    key_ratios, value_ratios = (clip_ratios(bits, clipping) for bits in (layout.key_bits, layout.value_bits))
+    quick = takes_whole_heads(layout) and len(value_ratios) == 1
     few = few_closing_rows(layout, heads, pages.device)
     most = few * heads * slices if defers else (_CLOSERS if quick else _SEARCHERS) * processors
     closers = min(rows * heads * slices, most)
@@ -345,7 +347,8 @@ def append_tokens(
         closers,
         few,
         LAYOUT_SPEC=layout.spec,
-        RATIOS=ratios(clipping),
+        KEY_RATIOS=key_ratios,
+        VALUE_RATIOS=value_ratios,
         STAGED=ring_key.shape[3],
         RATIO=ratio,
         ROTATE=rotation,

@@ -116,24 +116,21 @@ def takes(layout: CacheLayout, windows: Windows, ratio: int) -> bool:
     )
 
 
-def closes(layout: CacheLayout, clipping: bool) -> bool:
+def closes(layout: CacheLayout) -> bool:
     """Whether decode.cu can close the key groups of a format, where :mod:`vllm_kivi.kernels.append` leaves them."""
-    words = layout.key_code_bytes // 4  # of a token
-    apart = max(blocks.warps for blocks in (*_PLAIN, *_AHEAD)) * (32 // words) * 4
+    apart = max(blocks.warps for blocks in (*_PLAIN, *_AHEAD)) * _tokens_at_once(layout) * 4
     whole_words = layout.head_size % 32 == 0  # of a token in a ring, so that each begins with one
     fits = layout.key_group * staged_bytes(layout.head_size) <= _MOST_STAGED
-    return layout.key_bits == 4 and whole_words and layout.key_group % apart == 0 and fits and not clipping
+    return layout.key_bits == 4 and whole_words and layout.key_group % apart == 0 and fits
 
 
-def closing_slots(
-    layout: CacheLayout, clipping: bool, tasks: torch.Tensor | None, slot_mapping: torch.Tensor
-) -> torch.Tensor | None:
+def closing_slots(layout: CacheLayout, tasks: torch.Tensor | None, slot_mapping: torch.Tensor) -> torch.Tensor | None:
     """The slots of a step whose key groups decode.cu closes, for :func:`decode_rows`; None where append.py closes all.
 
     Args:
         tasks: of the step, None where decode.cu does not serve it.
     """
-    return slot_mapping if tasks is not None and closes(layout, clipping) else None
+    return slot_mapping if tasks is not None and closes(layout) else None
 
 
 def few_closing_rows(layout: CacheLayout, heads: int, device: torch.device) -> int:
@@ -238,13 +235,14 @@ def copies_ahead(layout: CacheLayout, architecture: str) -> bool:
     kib = _COPYING.get(architecture)
     whole = all(offset % 16 == 0 for offset in (layout.value_codes_offset, layout.key_zeros_offset))
     fits = kib is not None and all(
-        blocks.resident * (shared_bytes(layout, _MOST_QUERY_HEADS, True, blocks) + _RESERVED) <= kib << 10
+        blocks.resident * (shared_bytes(layout, _MOST_QUERY_HEADS, True, blocks, closes(layout)) + _RESERVED)
+        <= kib << 10
         for blocks in _shapes(layout, True)
     )
     return whole and fits
 
 
-def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks) -> int:
+def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks, closing: bool) -> int:
     """Shared memory of a thread block; decode.cu asserts it."""
     d = layout.head_size
     keys, values, pairs = 16, 16, 16
@@ -256,7 +254,19 @@ def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks)
     buffer = keys + pairs + max(values + pairs, newest)
     last = 4 * (blocks.warps * ratio * (d + 6) + 1)
     query, of_a_warp = 16 * d, _factor_bytes(layout, copying) + 2 * 8  # and two barriers
-    return query + blocks.warps * of_a_warp + -(-max(blocks.warps * buffer, last) // 8) * 8
+    with_closing = -(-last // 128) * 128 * copying + _closing_bytes(layout, copying, blocks) if closing else 0
+    return query + blocks.warps * of_a_warp + -(-max(blocks.warps * buffer, last, with_closing) // 8) * 8
+
+
+def _closing_bytes(layout: CacheLayout, copying: bool, blocks: Blocks) -> int:
+    """Shared memory for closing a group, of close.cuh: its tokens, what each of a warp's tokens saw, and the ranges."""
+    tokens = layout.key_group * staged_bytes(layout.head_size) if copying else 16
+    return tokens + 2 * 4 * layout.head_size * (blocks.warps * _tokens_at_once(layout) + 1)
+
+
+def _tokens_at_once(layout: CacheLayout) -> int:
+    """Those of which a warp reads the keys to close them, in words of packed channels."""
+    return 32 // (layout.key_code_bytes // 4)
 
 
 def _factor_bytes(layout: CacheLayout, copying: bool) -> int:
@@ -303,7 +313,7 @@ def macros(
         "CLOSES": int(closing),
         "OUT": _OUT[out],
         "BUFFERED": int(copying),
-        "SHARED": shared_bytes(layout, ratio, copying, blocks),
+        "SHARED": shared_bytes(layout, ratio, copying, blocks, closing),
     }
 
 

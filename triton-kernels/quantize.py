@@ -13,7 +13,6 @@ from triton.language.extra import libdevice
 from vllm_kivi.kernels.helpers import INTERPRETING, decode_scale, decode_zero, encode, load_pairs
 from vllm_kivi.kernels.staging import load_staged, load_staged_rows, unstage_rows, unstage_rows_above
 from vllm_kivi.layout import CacheLayout
-from vllm_kivi.reference import CLIP_RATIOS
 
 KEY_SLICE = 8
 """Packed channels of a key group that a warp quantizes at a time: their tokens fit its registers, so that the search
@@ -32,11 +31,6 @@ _FEW_ROWS = tl.constexpr(8)
 """Rows of a warp that share its lanes, where the search for the best range is another one."""
 
 _RAISE = tl.constexpr(2.0**23)
-
-
-def ratios(clipping: bool) -> tuple[float, ...]:
-    """Ranges that the kernels try."""
-    return CLIP_RATIOS if clipping else CLIP_RATIOS[:1]
 
 
 def value_span(layout: CacheLayout) -> int:
@@ -174,8 +168,9 @@ def _error_under(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
 
 @triton.jit
 def _error(x, mask, zero, scale, inverse, TOP: tl.constexpr):
-    codes = _raised_codes(x - zero, inverse, TOP) - _RAISE / (TOP + 1)
-    off = codes * (scale * (TOP + 1)) + zero - x
+    above = x - zero
+    codes = _raised_codes(above, inverse, TOP) - _RAISE / (TOP + 1)
+    off = tl.fma(codes, scale * (TOP + 1), -above)
     return tl.sum(tl.where(mask, off * off, 0.0), 1)
 
 
@@ -362,10 +357,10 @@ def takes_tiles(LAYOUT):
 
 @triton.jit
 def store_value_tile(head_pages, stride_page, slot, x, LAYOUT: tl.constexpr, RATIOS: tl.constexpr):
-    """As :func:`store_values`, of values in registers: whole heads, x f32 [ROWS, D], as a ring gives them back.
+    """As :func:`store_values`, of values in registers: whole heads, x f32 [ROWS, D].
 
     Args:
-        head_pages: u8 pointers [ROWS], each head's record in block 0.
+        head_pages: u8 pointers [ROWS], or one, to heads' records in block 0.
         slot: int64 [ROWS].
     """
     T: tl.constexpr = LAYOUT.block_size

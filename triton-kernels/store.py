@@ -16,13 +16,15 @@ from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
     key_slices,
     quantize_keys,
-    ratios,
     store_key_codes,
+    store_value_tile,
     store_values,
+    takes_tiles,
     value_span,
 )
 from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
+from vllm_kivi.reference import clip_ratios
 
 _TOKENS = 16
 """Whose values one program quantizes."""
@@ -47,7 +49,13 @@ def _values_kernel(
     token = tile * TOKENS + tl.arange(0, TOKENS)
     slot = tl.load(slot_mapping + token, mask=token < tokens, other=-1).to(tl.int64)
     source = value + token.to(tl.int64) * stride_token + head * stride_head
-    store_values(pages + head * LAYOUT.record_bytes, stride_page, slot, source, LAYOUT, RATIOS, SPAN, False)
+    records = pages + head * LAYOUT.record_bytes
+    if takes_tiles(LAYOUT):
+        c = tl.arange(0, LAYOUT.head_size)
+        x = tl.load(source[:, None] + c[None, :], mask=(token < tokens)[:, None], other=0.0).to(tl.float32)
+        store_value_tile(records, stride_page, slot, x, LAYOUT, RATIOS)
+    else:
+        store_values(records, stride_page, slot, source, LAYOUT, RATIOS, SPAN, False)
 
 
 def store_step_values(
@@ -71,7 +79,7 @@ def store_step_values(
         value.stride(0),
         value.stride(1),
         LAYOUT_SPEC=layout.spec,
-        RATIOS=ratios(clipping),
+        RATIOS=clip_ratios(layout.value_bits, clipping),
         TOKENS=_TOKENS,
         SPAN=value_span(layout),
         num_warps=2,
@@ -168,7 +176,7 @@ def close_groups(
         ring_key.stride(0),
         ring_key.shape[2],
         LAYOUT_SPEC=layout.spec,
-        RATIOS=ratios(clipping),
+        RATIOS=clip_ratios(layout.key_bits, clipping),
         STAGED=ring_key.shape[3],
         J=KEY_SLICE,
         num_warps=1,

@@ -131,6 +131,11 @@ def stage(x: torch.Tensor) -> torch.Tensor:
 # --- quantization -----------------------------------------------------------------------------------------------------
 
 
+def clip_ratios(bits: int, clipping: bool) -> tuple[float, ...]:
+    """Those that are tried for codes of so many bits: with four the whole range is as good, and cheaper."""
+    return CLIP_RATIOS if clipping and bits == 2 else CLIP_RATIOS[:1]
+
+
 def quantize(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Asymmetric quantization of finite x; the elements along ``dim`` share a zero and a scale.
 
@@ -141,12 +146,13 @@ def quantize(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> tuple[torc
     top = float(2**bits - 1)
     low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
     best = None
-    for ratio in CLIP_RATIOS if clipping else CLIP_RATIOS[:1]:
+    ratios = clip_ratios(bits, clipping)
+    for ratio in ratios:
         margin = (high - low) * ((1.0 - ratio) / 2)
         zero_bits, scale_bits = encode(low + margin, (high - low) * (ratio / top))
         zero, scale = decode(zero_bits, scale_bits)
         codes = ((x - zero) * (1.0 / scale) + 0.5).floor().clamp(0, top)
-        if not clipping:
+        if len(ratios) == 1:
             return codes.to(torch.uint8), zero_bits, scale_bits
         error = ((codes * scale + zero - x) ** 2).sum(dim, keepdim=True)
         if best is None:

@@ -61,7 +61,10 @@ export const serve = defineCommand({
     { flags: "--window [tokens]", description: "of earlier versions", hidden: true },
     { flags: "--rotation", description: "rotate queries, keys and values (Hadamard)" },
     { flags: "--no-rotation", description: "do not rotate" },
-    { flags: "--clipping", description: "search for the range with the least error when storing" },
+    {
+      flags: "--clipping",
+      description: "search for the range with the least error when storing 2-bit codes",
+    },
     { flags: "--no-clipping", description: "use minimum and maximum as they are" },
     {
       flags: "--kivi-audit <rate>",

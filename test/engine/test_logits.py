@@ -27,7 +27,7 @@ CASES = {
         TinyModel(64, 2, 1),
         "kivi_k4v4",
         "float32",
-        {"rotation": False, "clipping": True, "key_group": 64},
+        {"rotation": False, "key_group": 64},
     ),
     "k4v4-d64-gqa3-bf16": (TinyModel(64, 2, 3), "kivi_k4v4", "bfloat16", {}),
     "k4v2-d128-gqa4-bf16": (TinyModel(128, 1, 4), "kivi_k4v2", "bfloat16", {"key_window": 0, "value_window": 0}),

@@ -26,7 +26,7 @@ LENGTHS = (1, 120, 127, 128, 129, 250, 300, 700)
         ("kivi_k2v2", "float16", "1", True, {}),
         ("kivi_k4v2", "bfloat16", "0", True, {}),
         ("kivi_k4v4", "float16", "1", True, {"key_group": 64}),
-        ("kivi_k4v4", "bfloat16", "1", True, {"key_group": 256, "value_group": 32, "clipping": True}),
+        ("kivi_k4v4", "bfloat16", "1", True, {"key_group": 256, "value_group": 32}),
     ],
     ids=["k4v4-v2-graphs", "k4v4-v1-graphs", "k2v2-v2-eager", "k4v2-v1-eager", "groups-of-64", "groups-of-256"],
 )

@@ -34,10 +34,10 @@ struct Shared {
     union {
         Buffer buffers[WARPS];  // of a warp each
         Last last;
+        u8 with_closing[CLOSES ? CLOSING_AT + sizeof(Closing) : 1];
     };
 
     // Instead of records, and where tokens are copied, beside the states, which are read meanwhile.
     __device__ __forceinline__ Closing& closing() { return *(Closing*)((u8*)buffers + CLOSING_AT); }
 };
-static_assert(!CLOSES || CLOSING_AT + sizeof(Closing) <= sizeof(Buffer[WARPS]), "closing takes no more than the records");
 static_assert(sizeof(Shared) == KIVI_SHARED, "decode.py asks for the size that a block takes");

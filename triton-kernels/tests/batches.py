@@ -198,7 +198,7 @@ class Step:
         if device.type == "cuda" and queries == 1 and takes(self.layout, self.windows, query_heads // heads):
             tasks = new_tasks(self.layout, rows, heads, device)
             plan_few(self.layout, self.windows, tasks, self.batch, heads)
-        slots = closing_slots(self.layout, config.clipping, tasks, self.slot_mapping)
+        slots = closing_slots(self.layout, tasks, self.slot_mapping)
         append_tokens(
             self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,
             rotated_query, *self.rings, config.clipping, config.rotation, slots is not None,

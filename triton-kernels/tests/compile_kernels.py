@@ -86,7 +86,7 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
     query = torch.zeros(rows, heads * ratio, head_size, dtype=dtype)
     rotated = query.float()
     fresh = query[:, :heads]
-    for defers in {False, closes(layout, config.clipping)}:
+    for defers in {False, closes(layout)}:
         append_tokens(
             layout, pages, batch, slot_mapping, query, fresh, fresh, rotated, ring_key, ring_value,
             config.clipping, config.rotation, defers,

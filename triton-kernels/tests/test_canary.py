@@ -16,9 +16,12 @@ LAYOUT = CONFIG.layout(64, 128)
 GPU, COMPILED = torch.device(DEVICE), DEVICE == "cuda"
 
 
-def test_many_rows_close_their_groups_as_one_does() -> None:
-    assert append.rows_that_close_whole_heads(LAYOUT, HEADS, CONFIG.clipping, GPU) > 1
-    check_closing(CONFIG, LAYOUT, HEADS, 2 * HEADS, torch.float16, GPU, COMPILED)
+@pytest.mark.parametrize("preset", ["k4v4", "k4v2"])
+def test_many_rows_close_their_groups_as_one_does(preset: str) -> None:
+    config = PRESETS[preset]
+    layout = config.layout(64, 128)
+    assert append.rows_that_close_whole_heads(layout, HEADS, GPU) > 1
+    check_closing(config, layout, HEADS, 2 * HEADS, torch.float16, GPU, COMPILED)
 
 
 def test_a_difference_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,4 +37,4 @@ def test_a_difference_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_formats_that_have_one_way_only() -> None:
-    assert append.rows_that_close_whole_heads(PRESETS["k2v2"].layout(64, 128), HEADS, True, GPU) == 0
+    assert append.rows_that_close_whole_heads(PRESETS["k2v2"].layout(64, 128), HEADS, GPU) == 0

@@ -13,12 +13,11 @@ import torch
 
 from vllm_kivi import reference
 from vllm_kivi.config import PRESETS
-from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.attend import Windows, windows_of
 from vllm_kivi.kernels.decode import Blocks, closes, macros
 from vllm_kivi.layout import CacheLayout
 
 _COMPILER = shutil.which("c++")
-_CONFIG = PRESETS["k4v4"]
 _RINGS = {"exact": (128, 384), "turned": (136, 5 * 128), "window": (192, 128), "long": (256, 3 * 128)}
 """Tokens of a ring, and the position at which the group begins."""
 
@@ -44,13 +43,16 @@ def _keys(kind: str, tokens: int, head_size: int) -> torch.Tensor:
 @pytest.mark.skipif(_COMPILER is None, reason="no C++ compiler")
 @pytest.mark.parametrize("copying", [True, False], ids=["copied", "ring"])
 @pytest.mark.parametrize("warps", [2, 4, 8])
-@pytest.mark.parametrize(("head_size", "block_size"), [(64, 128), (96, 128), (128, 128), (128, 256)])
+@pytest.mark.parametrize(
+    ("preset", "head_size", "block_size"),
+    [("k4v4", 64, 128), ("k4v4", 96, 128), ("k4v4", 128, 128), ("k4v4", 128, 256), ("k4v2", 128, 128)],
+)
 def test_bytes_are_those_of_the_reference(
-    head_size: int, block_size: int, warps: int, copying: bool, tmp_path: Path
+    preset: str, head_size: int, block_size: int, warps: int, copying: bool, tmp_path: Path
 ) -> None:
-    layout = _CONFIG.layout(head_size, block_size)
-    assert closes(layout, _CONFIG.clipping)
-    close_group = _compiled(layout, warps, copying, tmp_path)
+    layout = PRESETS[preset].layout(head_size, block_size)
+    assert closes(layout)
+    close_group = _compiled(layout, windows_of(PRESETS[preset]), warps, copying, tmp_path)
     for kind in ("plain", "constant", "tiny", "huge", "far", "zero"):
         for name, (ring_tokens, first) in _RINGS.items():
             ring = reference.stage_bytes(reference.admit(_keys(kind, ring_tokens, head_size)))
@@ -65,9 +67,9 @@ def test_bytes_are_those_of_the_reference(
 
 
 def _compiled(
-    layout: CacheLayout, warps: int, copying: bool, folder: Path
+    layout: CacheLayout, windows: Windows, warps: int, copying: bool, folder: Path
 ) -> Callable[[int, int, int, int, int], None]:
-    sizes = macros(layout, windows_of(_CONFIG), 4, False, torch.bfloat16, Blocks(warps, 1), True, copying)
+    sizes = macros(layout, windows, 4, False, torch.bfloat16, Blocks(warps, 1), True, copying)
     library = folder / "close.so"
     defined = [f"-DKIVI_{name}={value}" for name, value in sizes.items()]
     source = Path(__file__).parent / "host" / "close.cpp"

@@ -8,10 +8,11 @@ import pytest
 import torch
 from batches import DEVICE, Row, Step
 
-from vllm_kivi.config import PRESETS
+from vllm_kivi.config import PRESETS, KiviConfig
 from vllm_kivi.kernels import append, decode
 
 CONFIG = replace(PRESETS["k4v4"], rotation=False)  # so that both sides quantize the same numbers
+K4V2 = replace(PRESETS["k4v2"], rotation=False, clipping=False)  # near-ties of the search may fall either way
 CLOSING = [Row(127, 1), Row(255, 1), Row(100, 1), Row(0, 0), Row(383, 1), Row(128, 1)]
 
 
@@ -64,25 +65,29 @@ def test_what_counts_as_few_fits_the_programs() -> None:
 
 
 def test_decode_leaves_formats_to_append_that_it_cannot_close() -> None:
-    """Head sizes whose tokens do not begin with a word in a ring, two bits, clipping."""
-    assert decode.closes(CONFIG.layout(96, 128), False)
-    assert not decode.closes(CONFIG.layout(80, 128), False)
-    assert not decode.closes(PRESETS["k2v2"].layout(128, 128), False)
-    assert not decode.closes(CONFIG.layout(128, 128), True)
+    """Head sizes whose tokens do not begin with a word in a ring, keys of two bits."""
+    assert decode.closes(CONFIG.layout(96, 128))
+    assert not decode.closes(CONFIG.layout(80, 128))
+    assert decode.closes(PRESETS["k4v2"].layout(128, 128))
+    assert not decode.closes(PRESETS["k2v2"].layout(128, 128))
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="decode.cu needs a GPU")
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("few", [0], indirect=True)
-@pytest.mark.parametrize(("head_size", "block_size"), [(128, 128), (64, 128), (96, 128), (128, 256)])
+@pytest.mark.parametrize(
+    ("config", "head_size", "block_size"),
+    [(CONFIG, 128, 128), (CONFIG, 64, 128), (CONFIG, 96, 128), (CONFIG, 128, 256), (K4V2, 128, 128), (K4V2, 64, 128)],
+    ids=["128", "64", "96", "blocks-of-256", "k4v2-128", "k4v2-64"],
+)
 @pytest.mark.parametrize("rows", [3, 60, 400], ids=["few", "some", "many"])
-def test_decode_closes_groups(head_size: int, block_size: int, rows: int) -> None:
+def test_decode_closes_groups(config: KiviConfig, head_size: int, block_size: int, rows: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     befores = (
         torch.randint(1, 6, (rows,), generator=generator) * 128 - 1 - torch.randint(0, 2, (rows,), generator=generator)
     )
-    step = Step(CONFIG, [Row(int(n), 1) for n in befores], head_size, 4, 2, torch.bfloat16, block_size).ready()
-    assert decode.closes(step.layout, CONFIG.clipping)
+    step = Step(config, [Row(int(n), 1) for n in befores], head_size, 4, 2, torch.bfloat16, block_size).ready()
+    assert decode.closes(step.layout)
     step.run_few(4)
     assert step.wrong_bytes() == 0
     torch.testing.assert_close(step.out.cpu(), step.expected_output(), rtol=0.02, atol=0.02)

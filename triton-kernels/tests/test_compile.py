@@ -43,7 +43,8 @@ def test_compiles(arch: int, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    defer = sum(case.startswith("k4v4") for case in _CASES[arch])  # their append has a second way
+    # Where decode.cu can close groups, append has a second way.
+    defer = sum(case.startswith("k4") and int(case.split(":")[1]) <= 128 for case in _CASES[arch])
     assert len(kernels) == 14 * len(_CASES[arch]) + defer
     for kernel in kernels:
         assert kernel["shared"] <= _SHARED_LIMIT[arch], kernel

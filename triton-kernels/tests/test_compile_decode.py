@@ -26,9 +26,7 @@ def test_compiles(preset: str, head_size: int, ratio: int, architecture: str) ->
     assert copying == (architecture in ("sm_90", "sm_100"))
     for blocks in {blocks_of(layout, pairs, 100, copying) for pairs in (1, 200, 1000, 2000)}:
         threads = 32 * blocks.warps * blocks.resident
-        sizes = macros(
-            layout, windows, ratio, config.rotation, torch.bfloat16, blocks, closes(layout, config.clipping), copying
-        )
+        sizes = macros(layout, windows, ratio, config.rotation, torch.bfloat16, blocks, closes(layout), copying)
         binary = compile_for(architecture, sizes)
         kernel, registers, stack, shared, local = resources(binary)
         assert kernel == "kivi_decode"

@@ -20,7 +20,7 @@ from numba import config, njit, prange, set_num_threads, types
 from numba.extending import intrinsic, overload
 
 from vllm_kivi.layout import CacheLayout
-from vllm_kivi.reference import CLIP_RATIOS
+from vllm_kivi.reference import clip_ratios
 
 SPLIT_TOKENS = 2048
 """Context tokens that one work item of the decode kernel reads."""
@@ -189,7 +189,7 @@ def _store_keys_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., Non
     D, G, BITS, BYTES = layout.head_size, layout.key_group, layout.key_bits, layout.key_code_bytes
     PARTS, TOP = 8 // BITS, 2**BITS - 1
     O_CODES, O_ZEROS, O_SCALES = layout.key_codes_offset, layout.key_zeros_offset, layout.key_scales_offset
-    RATIOS = tuple(CLIP_RATIOS) if clipping else (1.0,)
+    RATIOS = clip_ratios(BITS, clipping)
     TRIES = len(RATIOS)
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
@@ -262,7 +262,7 @@ def _store_values_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., N
     T, D, BITS, ROWS = layout.block_size, layout.head_size, layout.value_bits, layout.value_code_rows
     CG, VG, PARTS, TOP = layout.channel_groups, layout.value_group, 8 // BITS, 2**BITS - 1
     O_CODES, O_ZEROS, O_SCALES = layout.value_codes_offset, layout.value_zeros_offset, layout.value_scales_offset
-    RATIOS = tuple(CLIP_RATIOS) if clipping else (1.0,)
+    RATIOS = clip_ratios(BITS, clipping)
     TRIES = len(RATIOS)
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)

@@ -99,7 +99,7 @@ def check_kernels(
         tasks = new_tasks(layout, 1, heads, device)
         plan_few(layout, windows, tasks, few, heads)
     slots = slot_mapping[prefilled:]
-    closing = closing_slots(layout, config.clipping, tasks, slots)
+    closing = closing_slots(layout, tasks, slots)
     append_tokens(
         layout, pages, few, slots, *fresh, rotated_query, ring_key, ring_value, config.clipping, config.rotation,
         closing is not None,
@@ -137,7 +137,7 @@ def check_closing(
     device: torch.device,
     compiled: bool,
 ) -> None:
-    """Close one group of many rows in a step, which takes another way through the kernel, and of one row: equal bytes.
+    """Close one group of many rows in a step, another way through the kernel, and of one row: equal bytes of keys.
 
     Args:
         compiled: decode.cu serves, which may close groups too.
@@ -145,7 +145,7 @@ def check_closing(
     Raises:
         CanaryError: they differ.
     """
-    rows = rows_that_close_whole_heads(layout, heads, config.clipping, device)
+    rows = rows_that_close_whole_heads(layout, heads, device)
     if rows == 0:
         return
     generator, d = torch.Generator().manual_seed(1), layout.head_size
@@ -156,7 +156,7 @@ def check_closing(
 
     query, key, value = random(query_heads), random(heads), random(heads)
     ways = [(1, False), (rows, False)]
-    if compiled and closes(layout, config.clipping):
+    if compiled and closes(layout):
         ways.append((rows, True))
     pages = torch.zeros(len(ways), 1 + rows, heads, layout.record_bytes, dtype=torch.uint8, device=device)
     rings = empty_rings(config, rows, heads, d, 0, device)
@@ -181,13 +181,22 @@ def check_closing(
                 layout, windows, out, rotated, written, step, *rings, 1.0, scratch, 1, 1, dtype, config.rotation, tasks,
                 slots,
             )  # fmt: skip
-        wrong = int((written[1 : 1 + count] != pages[0, 1]).sum())
+        found, wanted = _of_keys(layout, written[1 : 1 + count]), _of_keys(layout, pages[0, 1])
+        wrong = int((found != wanted).sum())
         if wrong:
             raise _refusal(
                 f"closing a key group of {rows} rows at once{' beside decode' if deferred else ''}: {wrong} bytes of "
-                f"{written[1:].numel()} are not those of one row alone,",
+                f"{found.numel()} are not those of one row alone,",
                 heads, query_heads, dtype, layout,
             )  # fmt: skip
+
+
+def _of_keys(layout: CacheLayout, records: torch.Tensor) -> torch.Tensor:
+    """The bytes of records [..., record_bytes] that closing groups writes."""
+    codes = records[..., layout.key_codes_offset : layout.value_codes_offset]
+    zeros = records[..., layout.key_zeros_offset : layout.value_zeros_offset]
+    scales = records[..., layout.key_scales_offset : layout.value_scales_offset]
+    return torch.cat([codes, zeros, scales], -1)
 
 
 def _refusal(what: str, heads: int, query_heads: int, dtype: torch.dtype, layout: CacheLayout) -> CanaryError:

@@ -76,7 +76,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         split, end = meta.few_tokens, meta.num_tokens
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
         # step: everything is stored before any row attends. decode.cu closes groups only where none of its rows may.
-        closing = closing_slots(self.layout, self.config.clipping, meta.tasks, meta.slot_mapping)
+        closing = closing_slots(self.layout, meta.tasks, meta.slot_mapping)
         if meta.few is not None:
             fresh = query[:split], key[:split], value[:split]
             self._append(meta.few, *fresh, pages, meta.slot_mapping, closing is not None)
