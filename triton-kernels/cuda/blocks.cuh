@@ -50,13 +50,13 @@ __device__ __forceinline__ void add_chunk(
 
 __device__ __forceinline__ void copy_keys(Buffer& buffer, int turn, const u8* record, u64* barrier) {
     expect(barrier, sizeof(buffer.keys) + PAIRS);
-    copy(buffer.keys, record + KEY_CODES, sizeof(buffer.keys), barrier);
-    copy(buffer.pairs(turn), record + KEY_ZEROS, PAIRS, barrier);
+    copy_once(buffer.keys, record + KEY_CODES, sizeof(buffer.keys), barrier);
+    copy_once(buffer.pairs(turn), record + KEY_ZEROS, PAIRS, barrier);
 }
 
 __device__ __forceinline__ void copy_values(Buffer& buffer, const u8* record, u64* barrier) {
     expect(barrier, sizeof(buffer.values));
-    copy(buffer.values, record + VALUE_CODES, sizeof(buffer.values), barrier);
+    copy_once(buffer.values, record + VALUE_CODES, sizeof(buffer.values), barrier);
 }
 
 // Ask for a warp's first record, ``block`` of those before ``end``; its values now or with start_values.

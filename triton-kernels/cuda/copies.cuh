@@ -14,6 +14,15 @@ __device__ __forceinline__ void expect(u64* barrier, int bytes) {
                  :: "r"(address_of(barrier)), "r"(bytes) : "memory");
 }
 
+// Of bytes that a step reads once: the L2 cache keeps others rather than them, as the newest tokens, which closing a
+// group reads again.
+__device__ __forceinline__ void copy_once(void* to, const u8* from, int bytes, u64* barrier) {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+                 :: "r"(address_of(to)), "l"(from), "r"(bytes), "r"(address_of(barrier)), "l"(policy) : "memory");
+}
+
 __device__ __forceinline__ void copy(void* to, const u8* from, int bytes, u64* barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(address_of(to)), "l"(from), "r"(bytes), "r"(address_of(barrier)) : "memory");
