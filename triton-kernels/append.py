@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from vllm_kivi.kernels.decode import few_closing_rows, starts_early
+from vllm_kivi.kernels.decode import closes, few_closing_rows, starts_early
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of, rotate
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
@@ -103,25 +103,6 @@ def _close_slice(record, in_block, ring_at, at, LAYOUT: tl.constexpr, RATIOS: tl
 
 
 @triton.jit
-def _closes_before_decode(query_start, seq_lens, readable_from, rows, few, G: tl.constexpr, LOOK: tl.constexpr):
-    """Whether there are groups to close before decode.cu, whose ``closes_beside`` tells when it does.
-
-    So it is with a few rows, for which many programs take a part each, and where a row may read a page that this very
-    step fills: one that vLLM's prefix cache has just given it.
-    """
-    unsettled, closing = 0, 0
-    for first in range(0, rows, LOOK):
-        r = first + tl.arange(0, LOOK)
-        start = tl.load(query_start + r, mask=r < rows, other=0)
-        count = tl.load(query_start + r + 1, mask=r < rows, other=0) - start
-        length = tl.load(seq_lens + r, mask=r < rows, other=0)
-        readable = tl.load(readable_from + r, mask=r < rows, other=0)
-        unsettled += tl.sum(((count > 0) & (length - 1 <= readable)).to(tl.int32), 0)
-        closing += tl.sum(((count > 0) & (length % G == 0)).to(tl.int32), 0)
-    return (closing > 0) & ((closing <= few) | (unsettled > 0))
-
-
-@triton.jit
 def _close_groups(
     pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page, stride_table,
     stride_token, stride_head, stride_slot, key_tokens, rows, heads, program, programs, LAYOUT: tl.constexpr,
@@ -173,14 +154,14 @@ def _close_groups(
                     _close_slice(record, in_block, ring_at, at, LAYOUT, RATIOS, J)
 
 
-@triton.jit(do_not_specialize=["stride_table", "rows", "closers", "few"], do_not_specialize_on_alignment=PER_ROW)
+@triton.jit(do_not_specialize=["stride_table", "rows", "closers"], do_not_specialize_on_alignment=PER_ROW)
 def _append_kernel(
     pages,  # u8 [blocks, H, record]
     query_start,  # i32 [B + 1]
     seq_lens,  # i32 [B]
     block_table,  # i32 [B, blocks of a row]
     slots,  # i32 [B]
-    readable_from,  # i32 [B]
+    planned,  # i32 [1], with PLANNED: whether there are key groups to close
     slot_mapping,  # int [tokens]
     query,  # [tokens, Hq, D]
     key,  # [tokens, H, D]
@@ -203,7 +184,6 @@ def _append_kernel(
     rows,
     heads,
     closers,  # programs that close key groups; they come first, because they take longest
-    few,  # with DEFERS
     LAYOUT_SPEC: tl.constexpr,
     KEY_RATIOS: tl.constexpr,
     VALUE_RATIOS: tl.constexpr,
@@ -213,7 +193,7 @@ def _append_kernel(
     J: tl.constexpr,  # packed channels that are closed at a time
     LOOK: tl.constexpr,
     SPAN: tl.constexpr,
-    DEFERS: tl.constexpr,  # decode.cu closes groups of more than ``few`` rows
+    PLANNED: tl.constexpr,
     OVERLAP: tl.constexpr,  # of this launch with its neighbours
     EARLY: tl.constexpr,  # the next one starts with this one, rather than at its end
     HEADS: tl.constexpr,  # of a program
@@ -228,8 +208,8 @@ def _append_kernel(
     program = tl.program_id(0)
     if program < closers:
         closing = True
-        if DEFERS:
-            closing = _closes_before_decode(query_start, seq_lens, readable_from, rows, few, LAYOUT.key_group, LOOK)
+        if PLANNED:
+            closing = tl.load(planned) != 0
         if closing:
             _close_groups(
                 pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page,
@@ -292,7 +272,7 @@ def append_tokens(
     ring_value: torch.Tensor,
     clipping: bool,
     rotation: bool,
-    defers: bool = False,
+    closing: torch.Tensor | None = None,
 ) -> None:
     """Rotate, stage and store the tokens of rows that each have at most a key group of them.
 
@@ -302,8 +282,8 @@ def append_tokens(
         query: [tokens, Hq, D]; key, value: [tokens, H, D]; channels contiguous, not rotated.
         rotated_query: [>= tokens, Hq, D], contiguous; takes the queries for the attention.
         ring_key, ring_value: uint8 [slots, H, ring tokens, staged bytes], contiguous.
-        defers: rows have one token each, and decode.cu, which comes next, closes key groups where many do
-            (:func:`vllm_kivi.kernels.decode.closes`).
+        closing: of the step's :class:`vllm_kivi.kernels.tasks.Plan`, where decode.cu comes next; without it all key
+            groups are closed here.
     """
     check_layout(layout)
     rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
@@ -313,6 +293,7 @@ def append_tokens(
     slices = key_slices(layout)
     key_ratios, value_ratios = (clip_ratios(bits, clipping) for bits in (layout.key_bits, layout.value_bits))
     quick = takes_whole_heads(layout) and len(value_ratios) == 1
+    defers = closing is not None and closes(layout)
     few = few_closing_rows(layout, heads, pages.device)
     most = few * heads * slices if defers else (_CLOSERS if quick else _SEARCHERS) * processors
     closers = min(rows * heads * slices, most)
@@ -322,7 +303,7 @@ def append_tokens(
         batch.seq_lens,
         batch.block_table,
         batch.slots,
-        batch.readable_from,
+        closing,
         slot_mapping,
         query,
         key,
@@ -345,7 +326,6 @@ def append_tokens(
         rows,
         heads,
         closers,
-        few,
         LAYOUT_SPEC=layout.spec,
         KEY_RATIOS=key_ratios,
         VALUE_RATIOS=value_ratios,
@@ -357,7 +337,7 @@ def append_tokens(
         SPAN=value_span(layout),
         HEADS=each,
         ROWS=triton.next_power_of_2(each * ratio),
-        DEFERS=defers,
+        PLANNED=closing is not None,
         OVERLAP=overlaps(),
         EARLY=overlaps() and starts_early(rows * heads, processors),
         launch_pdl=overlaps(),

@@ -34,8 +34,8 @@ _COPYING = {"sm_90": 228, "sm_100": 228, "sm_103": 228}
 """Architectures with a copy engine (cp.async.bulk) and room for its buffers, in KiB of shared memory."""
 
 _CLOSERS = 6
-"""Programs of a multiprocessor that close groups before a decode that would close many: one has but to look through
-the rows in most steps, and all wait for it."""
+"""Programs of a multiprocessor that close groups before a decode that would close many: they have to start in every
+step, and in most of them for nothing."""
 
 _MOST_STAGED = 20 << 10
 """Bytes of a group's keys in a ring that a thread block takes into shared memory to close it."""
@@ -124,15 +124,6 @@ def closes(layout: CacheLayout) -> bool:
     return layout.key_bits == 4 and whole_words and layout.key_group % apart == 0 and fits
 
 
-def closing_slots(layout: CacheLayout, tasks: torch.Tensor | None, slot_mapping: torch.Tensor) -> torch.Tensor | None:
-    """The slots of a step whose key groups decode.cu closes, for :func:`decode_rows`; None where append.py closes all.
-
-    Args:
-        tasks: of the step, None where decode.cu does not serve it.
-    """
-    return slot_mapping if tasks is not None and closes(layout) else None
-
-
 def few_closing_rows(layout: CacheLayout, heads: int, device: torch.device) -> int:
     """Rows whose key groups append.py closes, at most, of a format that decode.cu can close."""
     return max(_CLOSERS * processors_of(device.index) // (heads * key_slices(layout)), 1)
@@ -185,7 +176,6 @@ def decode_rows(
     arrived: torch.Tensor,
     tasks: torch.Tensor,
     rotation: bool,
-    slot_mapping: torch.Tensor | None,
 ) -> None:
     """Rows of one query; arguments as for :func:`vllm_kivi.kernels.attend.attend_splits`.
 
@@ -198,7 +188,6 @@ def decode_rows(
         tasks: of :func:`vllm_kivi.kernels.tasks.plan_tasks` for :func:`blocks_to_fill`, planned before the tokens were
             appended: this kernel may start while the launch before it ends.
         rotation: rotate the result back.
-        slot_mapping: int32 or int64 [rows], where this kernel closes the step's key groups (:func:`closes`).
 
     Raises:
         KernelError: the kernel does not compile or launch.
@@ -209,21 +198,17 @@ def decode_rows(
     ring_key, ring_value = rings
     ratio = query.shape[1] // heads
     assert part_lse.numel() >= most * query.shape[1]
-    kernel, shared = _compiled(layout, windows, ratio, rotation, out.dtype, blocks, slot_mapping is not None, device)
+    kernel, shared = _compiled(layout, windows, ratio, rotation, out.dtype, blocks, device)
     tensors = (
         out, part_out, part_lse, arrived, tasks, query, pages, batch.query_start, batch.seq_lens, batch.block_table,
         batch.slots, batch.readable_from, ring_key, ring_value,
     )  # fmt: skip
-    # Of a slot only the sign counts, which is in its last four bytes.
-    width = 0 if slot_mapping is None else slot_mapping.element_size()
-    signs = 0 if slot_mapping is None else slot_mapping.data_ptr() + width - 4
     sizes = (
         out.stride(0), out.stride(1), pages.stride(0), batch.block_table.stride(0), ring_key.stride(0),
-        ring_value.stride(0), ring_key.shape[2], ring_value.shape[2], rows, width // 4,
-        few_closing_rows(layout, heads, query.device),
+        ring_value.stride(0), ring_key.shape[2], ring_value.shape[2],
     )  # fmt: skip
-    values = (*(x.data_ptr() for x in tensors), signs, scale_log2, *sizes)
-    types = (*(ctypes.c_void_p,) * (len(tensors) + 1), ctypes.c_float, *(ctypes.c_int,) * len(sizes))
+    values = (*(x.data_ptr() for x in tensors), scale_log2, *sizes)
+    types = (*(ctypes.c_void_p,) * len(tensors), ctypes.c_float, *(ctypes.c_int,) * len(sizes))
     stream = torch.cuda.current_stream(query.device).cuda_stream
     launch = _launch(heads, most, 32 * blocks.warps, shared, stream)
     _driver("cuLaunchKernelEx", launch, kernel, (values, types), 0)
@@ -351,14 +336,13 @@ def _compiled(
     rotation: bool,
     out: torch.dtype,
     blocks: Blocks,
-    closing: bool,
     device: int,
 ) -> tuple[Any, int]:
     """The kernel on a device, in PyTorch's context there, and the shared memory of its blocks."""
     from cuda.bindings import driver
 
     architecture = _architecture(device)
-    sizes = macros(layout, windows, ratio, rotation, out, blocks, closing, copies_ahead(layout, architecture))
+    sizes = macros(layout, windows, ratio, rotation, out, blocks, closes(layout), copies_ahead(layout, architecture))
     binary = compile_for(architecture, sizes)
     with torch.cuda.device(device):
         kernel = _driver("cuModuleGetFunction", _driver("cuModuleLoadData", binary), b"kivi_decode")

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 
 from vllm_kivi.kernels.attend import LOG2_E, Windows, attend_splits
-from vllm_kivi.kernels.decode import blocks_to_fill, decode_rows, most_tasks_on
+from vllm_kivi.kernels.decode import blocks_to_fill, closes, decode_rows, few_closing_rows, most_tasks_on
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.merge import merge_splits
-from vllm_kivi.kernels.tasks import plan_tasks
+from vllm_kivi.kernels.tasks import Plan, plan_tasks
 from vllm_kivi.layout import CacheLayout
 
 
@@ -39,16 +39,21 @@ def new_scratch(
     return Scratch(out, lse, torch.zeros(rows, heads, dtype=torch.int32, device=device))
 
 
-def new_tasks(layout: CacheLayout, rows: int, heads: int, device: torch.device) -> torch.Tensor:
-    """Room for the tasks of steps of at most ``rows`` rows; those of fewer rows are fewer."""
+def new_plan(layout: CacheLayout, rows: int, heads: int, device: torch.device) -> Plan:
+    """Room for the plans of steps of at most ``rows`` rows; tasks of fewer rows are fewer."""
     most = most_tasks_on(layout, rows, heads, device.index or 0)
-    return torch.full((most, 4), -1, dtype=torch.int32, device=device)
+    tasks = torch.full((most, 4), -1, dtype=torch.int32, device=device)
+    return Plan(tasks, torch.zeros(1, dtype=torch.int32, device=device))
 
 
-def plan_few(layout: CacheLayout, windows: Windows, tasks: torch.Tensor, batch: Batch, heads: int) -> None:
-    """Plan rows of one query for decode.cu, once a step, into ``tasks`` of :func:`new_tasks`."""
-    blocks = blocks_to_fill(layout, batch.seq_lens.shape[0] * heads, tasks.device.index)
-    plan_tasks(layout, windows, tasks, batch, heads, blocks)
+def plan_few(
+    layout: CacheLayout, windows: Windows, plan: Plan, batch: Batch, slot_mapping: torch.Tensor, heads: int
+) -> None:
+    """Plan rows of one query for append.py and decode.cu, once a step, into ``plan`` of :func:`new_plan`."""
+    device = plan.tasks.device
+    blocks = blocks_to_fill(layout, batch.seq_lens.shape[0] * heads, device.index)
+    few = few_closing_rows(layout, heads, device) if closes(layout) else None
+    plan_tasks(layout, windows, plan, batch, slot_mapping, heads, blocks, few)
 
 
 def attend_few(
@@ -66,8 +71,7 @@ def attend_few(
     queries: int,
     dtype: torch.dtype,
     rotation: bool,
-    tasks: torch.Tensor | None,
-    slot_mapping: torch.Tensor | None = None,
+    plan: Plan | None,
 ) -> None:
     """Rows of few queries, after :func:`vllm_kivi.kernels.append.append_tokens`; graph-safe.
 
@@ -76,14 +80,14 @@ def attend_few(
         query: float32 [tokens, Hq, D], contiguous, rotated if the format rotates.
         pages, batch, ring_key, ring_value, scale, queries, dtype: as for
             :func:`vllm_kivi.kernels.attend.attend_splits`.
-        splits: of each row's quantized tokens, without ``tasks``.
-        tasks: of :func:`plan_few`, where decode.cu takes this layout and rows have one query; None: the Triton kernels.
-        slot_mapping: of ``append_tokens``, where that left key groups to decode.cu.
+        splits: of each row's quantized tokens, without a plan.
+        plan: of :func:`plan_few`, where decode.cu takes this layout and rows have one query; it closes the key groups
+            that append_tokens left under the same plan. None: the Triton kernels.
     """
-    if tasks is not None:
+    if plan is not None:
         decode_rows(
             layout, windows, out, query, pages, batch, (ring_key, ring_value), scale * LOG2_E, scratch[:2],
-            scratch.arrived, tasks, rotation, slot_mapping,
+            scratch.arrived, plan.tasks, rotation,
         )  # fmt: skip
         return
     tokens, query_heads, d = query.shape

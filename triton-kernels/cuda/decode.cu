@@ -15,30 +15,12 @@
 // very step fills.
 __device__ __forceinline__ bool is_settled(int length, int readable) { return length - 1 > readable; }
 
-// Whether the step's key groups close here: append.py's _closes_before_decode is the opposite, for all blocks of a launch.
-__device__ __forceinline__ bool closes_beside(
-    const int* query_start, const int* seq_lens, const int* readable_from, int rows, int few
-) {
-    bool settled = true;
-    int closing = 0;
-    for (int first = 0; first < rows; first += 32 * WARPS) {
-        const int row = first + threadIdx.x;
-        bool closes = false;
-        if (row < rows && query_start[row + 1] > query_start[row]) {
-            settled &= is_settled(seq_lens[row], readable_from[row]);
-            closes = seq_lens[row] % G == 0;
-        }
-        closing += __syncthreads_count(closes);
-    }
-    return __syncthreads_and(settled) && closing > few;
-}
-
 extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decode(
     Out* __restrict__ out,                  // [rows, Hq, D]
     float* __restrict__ part_out,           // [tasks, Hq, D]
     float* __restrict__ part_lse,           // [tasks, Hq], base 2
     u32* __restrict__ arrived,              // [rows, H], zeros, left as zeros
-    const int4* __restrict__ tasks,         // row, split, splits, groups of a split
+    const int4* __restrict__ tasks,         // row, split, splits, groups of a split; see tasks.py
     const float* query,                     // [rows, Hq, D], contiguous
     u8* pages,                              // [blocks, H, record]
     const int* __restrict__ query_start,    // [rows + 1]
@@ -48,16 +30,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const int* __restrict__ readable_from,  // [rows]
     const u8* ring_key,                     // [slots, H, key_tokens, STAGED]
     const u8* ring_value,                   // likewise
-    const int* __restrict__ slot_signs,     // [rows], negative: the row's token goes to no page; with CLOSES
     float scale_log2, int stride_out, int stride_out_head, int stride_page, int stride_table,
-    int stride_key_slot, int stride_value_slot, int key_tokens, int value_tokens, int rows,
-    int stride_slot_sign, int few
+    int stride_key_slot, int stride_value_slot, int key_tokens, int value_tokens
 ) {
     extern __shared__ __align__(128) u8 memory[];
     Shared& shared = *(Shared*)memory;
     const int head = blockIdx.x, task = blockIdx.y, heads = gridDim.x;
     const int4 mine = tasks[task];
-    const int row = mine.x, split = mine.y, live = mine.z, share = mine.w;
+    const int row = mine.x, split = mine.y, live = mine.z, share = abs(mine.w);
     if (row < 0) {  // without waiting: where tasks fill the GPU, these find a place late and one after another
         if (task == 0) wait_for_launch_before();  // no block has a task; this launch must not end before that one
         return;
@@ -86,8 +66,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
         prefetch_newest(key_ring, key_tokens, newest, 0, length);
         prefetch_newest(value_ring, value_tokens, newest, rough, length);
     }
-    const bool closes = CLOSES && has_newest && length % G == 0 && slot_signs[start * stride_slot_sign] >= 0 &&
-                        closes_beside(query_start, seq_lens, readable_from, rows, few);
+    const bool closes = CLOSES && mine.w < 0;
     wait_for_launch_before();
     if (!settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, !has_newest, warp, lane);
     load_query(shared.query, own, scale_log2, asks, warp, lane);

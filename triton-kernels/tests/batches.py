@@ -14,8 +14,8 @@ from vllm_kivi import reference
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import closing_slots, takes
-from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
+from vllm_kivi.kernels.decode import takes
+from vllm_kivi.kernels.few import attend_few, new_plan, new_scratch, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
 from vllm_kivi.kernels.staging import stage_newest
@@ -194,18 +194,17 @@ class Step:
         tokens, query_heads = self.out.shape[:2]
         rows, heads, device = len(self.rows), self.pages.shape[1], self.out.device
         scratch = new_scratch(self.layout, rows, tokens * (1 + splits), heads, query_heads, device)
-        tasks = None
+        plan = None
         if device.type == "cuda" and queries == 1 and takes(self.layout, self.windows, query_heads // heads):
-            tasks = new_tasks(self.layout, rows, heads, device)
-            plan_few(self.layout, self.windows, tasks, self.batch, heads)
-        slots = closing_slots(self.layout, tasks, self.slot_mapping)
+            plan = new_plan(self.layout, rows, heads, device)
+            plan_few(self.layout, self.windows, plan, self.batch, self.slot_mapping, heads)
         append_tokens(
             self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,
-            rotated_query, *self.rings, config.clipping, config.rotation, slots is not None,
+            rotated_query, *self.rings, config.clipping, config.rotation, None if plan is None else plan.closing,
         )  # fmt: skip
         attend_few(
             self.layout, self.windows, self.out, rotated_query, self.pages, self.batch, *self.rings, self.scale,
-            scratch, splits, queries, self.dtype, config.rotation, tasks, slots,
+            scratch, splits, queries, self.dtype, config.rotation, plan,
         )  # fmt: skip
         assert not scratch.arrived.any()
 

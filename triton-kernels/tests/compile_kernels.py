@@ -36,7 +36,7 @@ from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import attend_many, store_many
 from vllm_kivi.kernels.slab import fill_slab, rotation_matrix
 from vllm_kivi.kernels.staging import stage_newest
-from vllm_kivi.kernels.tasks import plan_tasks
+from vllm_kivi.kernels.tasks import Plan, plan_tasks
 from vllm_kivi.layout import staged_bytes
 
 
@@ -86,10 +86,11 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
     query = torch.zeros(rows, heads * ratio, head_size, dtype=dtype)
     rotated = query.float()
     fresh = query[:, :heads]
-    for defers in {False, closes(layout)}:
+    plan = Plan(torch.zeros(9, 4, dtype=torch.int32), counts[:1])
+    for closing in (None, plan.closing):
         append_tokens(
             layout, pages, batch, slot_mapping, query, fresh, fresh, rotated, ring_key, ring_value,
-            config.clipping, config.rotation, defers,
+            config.clipping, config.rotation, closing,
         )  # fmt: skip
     scratch = new_scratch(layout, rows, 5 * rows, heads, heads * ratio, query.device)
     for queries in (1, DRAFTS + 1):
@@ -97,7 +98,7 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
             layout, windows, query, rotated, pages, batch, ring_key, ring_value, 1.0, scratch, 4, queries, dtype,
             config.rotation, None,
         )  # fmt: skip
-    plan_tasks(layout, windows, torch.zeros(9, 4, dtype=torch.int32), batch, heads, 8)
+    plan_tasks(layout, windows, plan, batch, slot_mapping, heads, 8, 1 if closes(layout) else None)
     rings, staged = (ring_key, ring_value), (fresh, fresh)
     store_many(layout, pages, batch, slot_mapping, staged, staged, rings, config.clipping, config.rotation)
     attend_many(layout, windows, query, query, rotated, pages, batch, rings, staged, 1.0, config.rotation)

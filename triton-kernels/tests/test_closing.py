@@ -9,50 +9,43 @@ import torch
 from batches import DEVICE, Row, Step
 
 from vllm_kivi.config import PRESETS, KiviConfig
-from vllm_kivi.kernels import append, decode
+from vllm_kivi.kernels import decode, few
+from vllm_kivi.kernels.append import append_tokens
+from vllm_kivi.kernels.tasks import Plan, most_tasks, plan_tasks
 
 CONFIG = replace(PRESETS["k4v4"], rotation=False)  # so that both sides quantize the same numbers
 K4V2 = replace(PRESETS["k4v2"], rotation=False, clipping=False)  # near-ties of the search may fall either way
 CLOSING = [Row(127, 1), Row(255, 1), Row(100, 1), Row(0, 0), Row(383, 1), Row(128, 1)]
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Rows that count as few: the parameter."""
-    for module in (append, decode):
-        monkeypatch.setattr(module, "few_closing_rows", lambda *_: request.param)
-
-
-def appended(rows: list[Row]) -> Step:
-    """After append.py, before decode.cu."""
+def appended(rows: list[Row], most: int) -> Step:
+    """After append.py, before decode.cu; ``most`` rows count as few."""
     step = Step(CONFIG, rows, 64, 2, 1, torch.float16).ready()
-    append.append_tokens(
+    tasks = torch.zeros(most_tasks(len(rows), 2, 4), 4, dtype=torch.int32, device=step.out.device)
+    plan = Plan(tasks, torch.zeros(1, dtype=torch.int32, device=step.out.device))
+    plan_tasks(step.layout, step.windows, plan, step.batch, step.slot_mapping, 2, 4, most)
+    append_tokens(
         step.layout, step.pages, step.batch, step.slot_mapping, step.fresh_query, step.fresh_key, step.fresh_value,
         torch.empty(step.fresh_query.shape, device=step.out.device), *step.rings, CONFIG.clipping, CONFIG.rotation,
-        True,
+        plan.closing,
     )  # fmt: skip
     return step
 
 
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("few", [3, 9], indirect=True)
-def test_a_few_rows_close_before_decode() -> None:
-    assert appended(CLOSING).wrong_bytes() == 0
+@pytest.mark.parametrize("most", [3, 9])
+def test_a_few_rows_close_before_decode(most: int) -> None:
+    assert appended(CLOSING, most).wrong_bytes() == 0
 
 
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("few", [2], indirect=True)
 def test_more_are_left_to_decode() -> None:
-    step = appended(CLOSING)
+    step = appended(CLOSING, 2)
     keys = slice(0, step.layout.value_codes_offset)
     assert torch.equal(step.pages.cpu()[..., keys], step.before_pages[..., keys])
     assert step.wrong_bytes() > 0
 
 
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("few", [2], indirect=True)
 def test_all_close_before_decode_where_a_row_may_read_what_another_closes() -> None:
-    assert appended([*CLOSING, Row(256, 1, readable_from=256)]).wrong_bytes() == 0
+    assert appended([*CLOSING, Row(256, 1, readable_from=256)], 2).wrong_bytes() == 0
 
 
 def test_what_counts_as_few_fits_the_programs() -> None:
@@ -73,15 +66,16 @@ def test_decode_leaves_formats_to_append_that_it_cannot_close() -> None:
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="decode.cu needs a GPU")
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("few", [0], indirect=True)
 @pytest.mark.parametrize(
     ("config", "head_size", "block_size"),
     [(CONFIG, 128, 128), (CONFIG, 64, 128), (CONFIG, 96, 128), (CONFIG, 128, 256), (K4V2, 128, 128), (K4V2, 64, 128)],
     ids=["128", "64", "96", "blocks-of-256", "k4v2-128", "k4v2-64"],
 )
 @pytest.mark.parametrize("rows", [3, 60, 400], ids=["few", "some", "many"])
-def test_decode_closes_groups(config: KiviConfig, head_size: int, block_size: int, rows: int) -> None:
+def test_decode_closes_groups(
+    config: KiviConfig, head_size: int, block_size: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few, "few_closing_rows", lambda *_: 0)
     generator = torch.Generator().manual_seed(rows)
     befores = (
         torch.randint(1, 6, (rows,), generator=generator) * 128 - 1 - torch.randint(0, 2, (rows,), generator=generator)

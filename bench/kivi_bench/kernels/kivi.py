@@ -52,7 +52,7 @@ class Kivi:
 
     def prepare(self, shape: Shape) -> Step:
         from vllm_kivi.kernels.decode import takes
-        from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
+        from vllm_kivi.kernels.few import attend_few, new_plan, new_scratch, plan_few
         from vllm_kivi.kernels.helpers import Batch
 
         if self.compiled and not takes(self.layout, self.windows, shape.ratio):
@@ -75,15 +75,16 @@ class Kivi:
         out = torch.empty(batch, shape.query_heads, HEAD_SIZE, dtype=DTYPE, device=device)
         splits = self._splits(shape)
         scratch = new_scratch(self.layout, batch, batch * (1 + splits), KV_HEADS, shape.query_heads, device)
-        tasks = None
-        if self.compiled:  # planned once a step, for all layers
-            tasks = new_tasks(self.layout, batch, KV_HEADS, device)
-            plan_few(self.layout, self.windows, tasks, rows, KV_HEADS)
+        plan = None
+        if self.compiled:  # once a step, for all layers
+            plan = new_plan(self.layout, batch, KV_HEADS, device)
+            nowhere = torch.full((batch,), -1, dtype=torch.int64, device=device)  # so that no row closes a group
+            plan_few(self.layout, self.windows, plan, rows, nowhere, KV_HEADS)
 
         def run() -> None:
             attend_few(
                 self.layout, self.windows, out, query, pages, rows, *rings, SCALE, scratch, splits, 1, DTYPE,
-                self.config.rotation, tasks,
+                self.config.rotation, plan,
             )  # fmt: skip
 
         return Step(run, out)

@@ -17,8 +17,8 @@ from vllm_kivi.backend.gpu.workspace import empty_rings
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.append import append_tokens, rows_that_close_whole_heads
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import closes, closing_slots, takes
-from vllm_kivi.kernels.few import attend_few, new_scratch, new_tasks, plan_few
+from vllm_kivi.kernels.decode import closes, takes
+from vllm_kivi.kernels.few import attend_few, new_plan, new_scratch, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import attend_many, store_many
 from vllm_kivi.kernels.staging import stage_newest
@@ -94,22 +94,21 @@ def check_kernels(
 
     fresh = [x[prefilled:].to(device) for x in (query, key, value)]
     rotated_query = torch.empty(queries, query_heads, d, dtype=torch.float32, device=device)
-    scratch, tasks = new_scratch(layout, 1, 3 * queries, heads, query_heads, device), None
-    if compiled and takes(layout, windows, query_heads // heads):
-        tasks = new_tasks(layout, 1, heads, device)
-        plan_few(layout, windows, tasks, few, heads)
+    scratch, plan = new_scratch(layout, 1, 3 * queries, heads, query_heads, device), None
     slots = slot_mapping[prefilled:]
-    closing = closing_slots(layout, tasks, slots)
+    if compiled and takes(layout, windows, query_heads // heads):
+        plan = new_plan(layout, 1, heads, device)
+        plan_few(layout, windows, plan, few, slots, heads)
     append_tokens(
         layout, pages, few, slots, *fresh, rotated_query, ring_key, ring_value, config.clipping, config.rotation,
-        closing is not None,
+        None if plan is None else plan.closing,
     )  # fmt: skip
     attend_few(
         layout, windows, out[prefilled:], rotated_query, pages, few, ring_key, ring_value, scale, scratch, 2,
-        queries, dtype, config.rotation, tasks, closing,
+        queries, dtype, config.rotation, plan,
     )  # fmt: skip
 
-    check_closing(config, layout, heads, query_heads, dtype, device, tasks is not None)
+    check_closing(config, layout, heads, query_heads, dtype, device, plan is not None)
     got = out.cpu().float()
     key, value = (reference.stage(_rotated(config, x.float())) for x in (key, value))
     expected = _expected_pages(config, layout, key, value)
@@ -170,16 +169,18 @@ def check_closing(
         rotated = torch.empty(count, query_heads, d, dtype=torch.float32, device=device)
         slots = blocks.long() * layout.block_size + layout.key_group - 1
         fresh = (x.expand(count, -1, -1) for x in (query, key, value))
-        append_tokens(layout, written, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation, deferred)
+        plan, windows = None, windows_of(config)
         if deferred:
-            windows, out = windows_of(config), torch.empty_like(rotated)
-            scratch, tasks = (
-                new_scratch(layout, count, count, heads, query_heads, device), new_tasks(layout, count, heads, device)
-            )  # fmt: skip
-            plan_few(layout, windows, tasks, step, heads)
+            plan = new_plan(layout, count, heads, device)
+            plan_few(layout, windows, plan, step, slots, heads)
+        append_tokens(
+            layout, written, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation,
+            None if plan is None else plan.closing,
+        )  # fmt: skip
+        if plan is not None:
+            scratch, out = new_scratch(layout, count, count, heads, query_heads, device), torch.empty_like(rotated)
             attend_few(
-                layout, windows, out, rotated, written, step, *rings, 1.0, scratch, 1, 1, dtype, config.rotation, tasks,
-                slots,
+                layout, windows, out, rotated, written, step, *rings, 1.0, scratch, 1, 1, dtype, config.rotation, plan
             )  # fmt: skip
         found, wanted = _of_keys(layout, written[1 : 1 + count]), _of_keys(layout, pages[0, 1])
         wrong = int((found != wanted).sum())

@@ -18,11 +18,11 @@ from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.compat.facts import draft_tokens
 from vllm_kivi.kernels.append import append_tokens
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import closing_slots
 from vllm_kivi.kernels.few import attend_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair, attend_many, store_many
 from vllm_kivi.kernels.staging import stage_newest
+from vllm_kivi.kernels.tasks import Plan
 
 
 class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
@@ -76,15 +76,14 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         split, end = meta.few_tokens, meta.num_tokens
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
         # step: everything is stored before any row attends. decode.cu closes groups only where none of its rows may.
-        closing = closing_slots(self.layout, meta.tasks, meta.slot_mapping)
         if meta.few is not None:
             fresh = query[:split], key[:split], value[:split]
-            self._append(meta.few, *fresh, pages, meta.slot_mapping, closing is not None)
+            self._append(meta.few, *fresh, pages, meta.slot_mapping, meta.plan)
         staged = None
         if meta.many is not None:
             staged = self._store(meta.many, key[split:end], value[split:end], pages, meta.slot_mapping[split:end])
         if meta.few is not None:
-            self._decode(meta.few, meta.few_queries, meta.tasks, query[:split], pages, closing, out[:split])
+            self._decode(meta.few, meta.few_queries, meta.plan, query[:split], pages, out[:split])
             if self.tap is not None:  # at capture too, so that a graph's replay fills it
                 self.tap.keep(self._state()[1].few_query[:split], out[:split])
         if meta.many is not None and staged is not None:
@@ -119,29 +118,28 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         value: torch.Tensor,
         pages: torch.Tensor,
         slot_mapping: torch.Tensor,
-        defers: bool,
+        plan: Plan | None,
     ) -> None:
         rings, work = self._state()
         append_tokens(
             self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, *rings,
-            self.config.clipping, self.config.rotation, defers,
+            self.config.clipping, self.config.rotation, None if plan is None else plan.closing,
         )  # fmt: skip
 
     def _decode(
         self,
         batch: Batch,
         queries: int,
-        tasks: torch.Tensor | None,
+        plan: Plan | None,
         query: torch.Tensor,
         pages: torch.Tensor,
-        closing: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
         rings, work = self._state()
         splits = work.splits(batch.seq_lens.shape[0])
         attend_few(
             self.layout, self.windows, out, work.few_query[: query.shape[0]], pages, batch, *rings, self.scale,
-            work.scratch, splits, queries, self._dtype, self.config.rotation, tasks, closing,
+            work.scratch, splits, queries, self._dtype, self.config.rotation, plan,
         )  # fmt: skip
 
     def _store(

@@ -24,8 +24,9 @@ from vllm_kivi.cache.staging import Slot, SlotPool, building
 from vllm_kivi.compat.facts import draft_tokens, uses_v2_runner
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.decode import takes
-from vllm_kivi.kernels.few import new_tasks, plan_few
+from vllm_kivi.kernels.few import new_plan, plan_few
 from vllm_kivi.kernels.helpers import Batch
+from vllm_kivi.kernels.tasks import Plan
 from vllm_kivi.settings import config_of
 
 
@@ -39,7 +40,7 @@ class KiviGpuMetadata(AttentionMetadata):
             counted from the first of them.
         few_tokens: tokens of ``few``.
         slot_mapping: int64 [>= num_tokens].
-        tasks: of ``few`` for decode.cu; None where the Triton kernels serve.
+        plan: of ``few`` for append.py and decode.cu; None where the Triton kernels serve.
         pieces: what FlashAttention reads for ``many``; None where attend.py's kernel is to read the pages.
     """
 
@@ -49,7 +50,7 @@ class KiviGpuMetadata(AttentionMetadata):
     few_tokens: int
     few_queries: int
     slot_mapping: torch.Tensor
-    tasks: torch.Tensor | None
+    plan: Plan | None
     pieces: list[SentPiece] | None
 
 
@@ -77,7 +78,7 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
         self.heads = heads
         ratio = vllm_config.model_config.get_num_attention_heads(parallel) // heads
         serves = compiled_decode(vllm_config) and takes(self.layout, self.windows, ratio)
-        self.tasks = new_tasks(self.layout, rows, heads, device) if serves else None
+        self.plan = new_plan(self.layout, rows, heads, device) if serves else None
         self.reach = flash_reach(config, head_size)
         if self.reach is not None:
             longest = vllm_config.model_config.max_model_len
@@ -107,8 +108,8 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
             return Batch(own, lengths[part], table[part], slots[part], readable[part])
 
         few = batch(0, decodes) if decodes else None
-        if few is not None and self.tasks is not None:
-            plan_few(self.layout, self.windows, self.tasks, few, self.heads)
+        if few is not None and self.plan is not None:
+            plan_few(self.layout, self.windows, self.plan, few, common.slot_mapping, self.heads)
         meta = KiviGpuMetadata(
             num_tokens=common.num_actual_tokens,
             few=few,
@@ -116,7 +117,7 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
             few_tokens=decode_tokens,
             few_queries=threshold,
             slot_mapping=common.slot_mapping,
-            tasks=self.tasks,
+            plan=self.plan,
             pieces=self._pieces(common, owners, decodes) if prefills else None,
         )
         if self.pool.auditor is not None:
