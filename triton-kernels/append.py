@@ -30,7 +30,7 @@ from vllm_kivi.kernels.quantize import (
 )
 from vllm_kivi.kernels.staging import admit, load_staged, load_staged_columns, write_staged
 from vllm_kivi.layout import CacheLayout
-from vllm_kivi.reference import clip_ratios
+from vllm_kivi.reference import clip_ratio
 
 _HEADS, _ALONE = 2, 12
 """KV heads of a program that stages keys, or takes values or queries; one where so many programs of a multiprocessor
@@ -39,8 +39,8 @@ take all: the step waits for each program, and that is done sooner."""
 _CLOSERS, _REGISTERS = 16, 128
 """Programs of a multiprocessor that close groups, at most, and registers of a thread, of which so many run at once."""
 
-_SEARCHERS = 8
-"""Such programs where they search for the best range, which takes registers: as many as ptxas wants."""
+_WIDE_CLOSERS = 8
+"""Such programs where heads have more than 128 channels, which take registers: as many as ptxas wants."""
 
 _LOOK = (128, 256)
 """Rows that these look through at a time, at least and at most."""
@@ -86,7 +86,7 @@ def _stage_row(to, at, D: tl.constexpr, ROTATE: tl.constexpr):
 
 
 @triton.jit
-def _close_slice(record, in_block, ring_at, at, LAYOUT: tl.constexpr, RATIOS: tl.constexpr, J: tl.constexpr):
+def _close_slice(record, in_block, ring_at, at, LAYOUT: tl.constexpr, CLIP: tl.constexpr, J: tl.constexpr):
     """Close a group of a head: J packed channels, whose tokens fit the registers."""
     D: tl.constexpr = LAYOUT.head_size
     WIDTH: tl.constexpr = LAYOUT.key_code_bytes
@@ -98,7 +98,7 @@ def _close_slice(record, in_block, ring_at, at, LAYOUT: tl.constexpr, RATIOS: tl
             x = load_staged_columns(ring_at, part * WIDTH + at * J, live, J, J, D)
         else:
             x = load_staged(ring_at[None, :], (part * WIDTH + j)[:, None], (j < WIDTH)[:, None] & live[None, :], D)
-        packed |= quantize_keys(record, in_block, x, part, j, LAYOUT, RATIOS)
+        packed |= quantize_keys(record, in_block, x, part, j, LAYOUT, CLIP)
     store_key_codes(record, in_block, packed, j, LAYOUT)
 
 
@@ -106,7 +106,7 @@ def _close_slice(record, in_block, ring_at, at, LAYOUT: tl.constexpr, RATIOS: tl
 def _close_groups(
     pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page, stride_table,
     stride_token, stride_head, stride_slot, key_tokens, rows, heads, program, programs, LAYOUT: tl.constexpr,
-    RATIOS: tl.constexpr, STAGED: tl.constexpr, ROTATE: tl.constexpr, J: tl.constexpr, LOOK: tl.constexpr,
+    CLIP: tl.constexpr, STAGED: tl.constexpr, ROTATE: tl.constexpr, J: tl.constexpr, LOOK: tl.constexpr,
 ):  # fmt: skip
     """Close a program's part of the key groups that the step completes, in slices of J packed channels of a head."""
     G: tl.constexpr = LAYOUT.key_group
@@ -151,7 +151,7 @@ def _close_groups(
                 quantize_head(record, in_block, ring, group * G, key_tokens, STAGED, LAYOUT)
             else:
                 for at in range(item % items * span, tl.minimum(item % items * span + span, SLICES)):
-                    _close_slice(record, in_block, ring_at, at, LAYOUT, RATIOS, J)
+                    _close_slice(record, in_block, ring_at, at, LAYOUT, CLIP, J)
 
 
 @triton.jit(do_not_specialize=["stride_table", "rows", "closers"], do_not_specialize_on_alignment=PER_ROW)
@@ -185,8 +185,8 @@ def _append_kernel(
     heads,
     closers,  # programs that close key groups; they come first, because they take longest
     LAYOUT_SPEC: tl.constexpr,
-    KEY_RATIOS: tl.constexpr,
-    VALUE_RATIOS: tl.constexpr,
+    KEY_CLIP: tl.constexpr,
+    VALUE_CLIP: tl.constexpr,
     STAGED: tl.constexpr,  # bytes of a token in a ring
     RATIO: tl.constexpr,
     ROTATE: tl.constexpr,
@@ -214,7 +214,7 @@ def _append_kernel(
             _close_groups(
                 pages, query_start, seq_lens, block_table, slots, slot_mapping, key, ring_key, stride_page,
                 stride_table, stride_key_token, stride_key_head, stride_key_slot, key_tokens, rows, heads, program,
-                closers, LAYOUT, KEY_RATIOS, STAGED, ROTATE, J, LOOK,
+                closers, LAYOUT, KEY_CLIP, STAGED, ROTATE, J, LOOK,
             )  # fmt: skip
     else:
         tiles = (heads + HEADS - 1) // HEADS
@@ -243,10 +243,10 @@ def _append_kernel(
                 given_back = write_staged(staged, vector, g < heads, D)
                 records = pages + g * LAYOUT.record_bytes
                 if takes_tiles(LAYOUT):
-                    store_value_tile(records, stride_page, page_slot, given_back, LAYOUT, VALUE_RATIOS)
+                    store_value_tile(records, stride_page, page_slot, given_back, LAYOUT, VALUE_CLIP)
                 else:
                     tl.debug_barrier()  # this program reads back what it wrote
-                    store_values(records, stride_page, page_slot, staged, LAYOUT, VALUE_RATIOS, SPAN, True)
+                    store_values(records, stride_page, page_slot, staged, LAYOUT, VALUE_CLIP, SPAN, True)
         else:
             r = (tile - 2 * tiles).to(tl.int64) * HEADS * RATIO + tl.arange(0, ROWS)
             asked = (tl.arange(0, ROWS) < HEADS * RATIO) & (r < heads * RATIO)
@@ -291,11 +291,10 @@ def append_tokens(
     alone = 3 * rows * heads <= _ALONE * processors
     each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
     slices = key_slices(layout)
-    key_ratios, value_ratios = (clip_ratios(bits, clipping) for bits in (layout.key_bits, layout.value_bits))
-    quick = takes_whole_heads(layout) and len(value_ratios) == 1
     defers = closing is not None and closes(layout)
     few = few_closing_rows(layout, heads, pages.device)
-    most = few * heads * slices if defers else (_CLOSERS if quick else _SEARCHERS) * processors
+    wide = layout.head_size > 128
+    most = few * heads * slices if defers else (_WIDE_CLOSERS if wide else _CLOSERS) * processors
     closers = min(rows * heads * slices, most)
     _append_kernel[(closers + rows * 3 * triton.cdiv(heads, each),)](
         pages,
@@ -327,8 +326,8 @@ def append_tokens(
         heads,
         closers,
         LAYOUT_SPEC=layout.spec,
-        KEY_RATIOS=key_ratios,
-        VALUE_RATIOS=value_ratios,
+        KEY_CLIP=clip_ratio(layout.key_bits, clipping),
+        VALUE_CLIP=clip_ratio(layout.value_bits, clipping),
         STAGED=ring_key.shape[3],
         RATIO=ratio,
         ROTATE=rotation,
@@ -341,7 +340,7 @@ def append_tokens(
         OVERLAP=overlaps(),
         EARLY=overlaps() and starts_early(rows * heads, processors),
         launch_pdl=overlaps(),
-        maxnreg=_REGISTERS if quick and not defers else None,
+        maxnreg=None if defers or wide else _REGISTERS,
         num_warps=1,
         enable_fp_fusion=False,
     )

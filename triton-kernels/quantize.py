@@ -1,7 +1,6 @@
 """Device functions that turn keys and values into codes, scales and zeros of a record. Meaning: ``reference.quantize``.
 
-Without clipping the bytes are identical to the reference's, ties of codes too. With clipping the squared errors are
-summed in another order, so where two ranges are equally good to float32 rounding another one may be taken.
+The bytes are identical to the reference's, ties of codes too.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from vllm_kivi.kernels.staging import load_staged, load_staged_rows, unstage_row
 from vllm_kivi.layout import CacheLayout
 
 KEY_SLICE = 8
-"""Packed channels of a key group that a warp quantizes at a time: their tokens fit its registers, so that the search
-for the best range needs no other warp."""
+"""Packed channels of a key group that a warp quantizes at a time: their tokens fit its registers."""
 
 
 def key_slices(layout: CacheLayout) -> int:
@@ -26,9 +24,6 @@ def key_slices(layout: CacheLayout) -> int:
 
 _HEAD_ELEMENTS = tl.constexpr(1024)
 """Channels times tokens that a warp holds while it closes a whole head."""
-
-_FEW_ROWS = tl.constexpr(8)
-"""Rows of a warp that share its lanes, where the search for the best range is another one."""
 
 _RAISE = tl.constexpr(2.0**23)
 
@@ -91,91 +86,21 @@ def _packed_codes(above0, inverse0, above1, inverse1):
 
 
 @triton.jit
-def _encode_range(low, high, RATIO: tl.constexpr, TOP: tl.constexpr):
+def _encode_range(low, high, CLIP: tl.constexpr, TOP: tl.constexpr):
     """Encoded zero and scale of the middle part of a range."""
-    return encode(low + (high - low) * ((1.0 - RATIO) / 2), (high - low) * (RATIO / TOP))
+    return encode(low + (high - low) * ((1.0 - CLIP) / 2), (high - low) * (CLIP / TOP))
 
 
 @triton.jit
-def _fit(x, mask, TOP: tl.constexpr, RATIOS: tl.constexpr):
+def _fit(x, mask, TOP: tl.constexpr, CLIP: tl.constexpr):
     """Encoded zero and scale (int32 [ROWS] each) of each row of x, f32 [ROWS, N]; only elements in mask count."""
     low = tl.min(tl.where(mask, x, float("inf")), 1)
     high = tl.max(tl.where(mask, x, float("-inf")), 1)
-    if len(RATIOS) == 1:
-        zero_bits, scale_bits = _encode_range(low, high, RATIOS[0], TOP)
-    elif x.shape[0] <= _FEW_ROWS:
-        zero_bits, scale_bits = _search_of_few(x, mask, low, high, TOP, RATIOS)
-    else:
-        zero_bits, scale_bits = _search(x, mask, low, high, TOP, RATIOS)
-    return zero_bits, scale_bits
+    return _encode_range(low, high, CLIP, TOP)
 
 
 @triton.jit
-def _search(x, mask, low, high, TOP: tl.constexpr, RATIOS: tl.constexpr):
-    """The middle part of the range under which a row's squared error is least, encoded as of :func:`_fit`."""
-    zero_bits, scale_bits = _encode_range(low, high, RATIOS[0], TOP)
-    least = _error_under(x, mask, zero_bits, scale_bits, TOP)
-    for i in range(1, len(RATIOS)):  # not unrolled: the ranges would be tried side by side, in too many registers
-        cut, step = _middle_part(i, TOP, RATIOS)
-        z_bits, s_bits = encode(low + (high - low) * cut, (high - low) * step)
-        error = _error_under(x, mask, z_bits, s_bits, TOP)
-        better = error < least
-        least = tl.where(better, error, least)
-        zero_bits = tl.where(better, z_bits, zero_bits)
-        scale_bits = tl.where(better, s_bits, scale_bits)
-    return zero_bits, scale_bits
-
-
-@triton.jit
-def _search_of_few(x, mask, low, high, TOP: tl.constexpr, RATIOS: tl.constexpr):
-    """As :func:`_search`, of rows so few that each has several lanes, which would all encode and divide the same.
-
-    So each lane does it for other ranges, and they ask each other.
-    """
-    ROWS: tl.constexpr = x.shape[0]
-    cut, step = _middle_part(tl.arange(0, triton.next_power_of_2(len(RATIOS))), TOP, RATIOS)
-    span = (high - low)[:, None]
-    zeros_bits, scales_bits = encode(low[:, None] + span * cut[None, :], span * step[None, :])
-    zeros, scales = decode_zero(zeros_bits), decode_scale(zeros_bits, scales_bits)
-    inverses = tl.div_rn(1.0, scales)
-    best = tl.zeros([ROWS, 1], tl.int32)
-    least = tl.full([ROWS], float("inf"), tl.float32)
-    for i in range(len(RATIOS)):
-        at = tl.full([ROWS, 1], i, tl.int32)
-        error = _error(x, mask, tl.gather(zeros, at, 1), tl.gather(scales, at, 1), tl.gather(inverses, at, 1), TOP)
-        better = error < least
-        least = tl.where(better, error, least)
-        best = tl.where(better[:, None], i, best)
-    return tl.reshape(tl.gather(zeros_bits, best, 1), [ROWS]), tl.reshape(tl.gather(scales_bits, best, 1), [ROWS])
-
-
-@triton.jit
-def _middle_part(i, TOP: tl.constexpr, RATIOS: tl.constexpr):
-    """Of part number ``i`` of a range: how much of the whole lies below it, and a step between two of its codes."""
-    cut, step = i * 0.0, i * 0.0
-    for k in tl.static_range(len(RATIOS)):
-        cut = tl.where(i == k, (1.0 - RATIOS[k]) / 2, cut)
-        step = tl.where(i == k, RATIOS[k] / TOP, step)
-    return cut, step
-
-
-@triton.jit
-def _error_under(x, mask, zero_bits, scale_bits, TOP: tl.constexpr):
-    """Squared error of each row of x under a zero and scale, f32 [ROWS]."""
-    zero, scale = decode_zero(zero_bits)[:, None], decode_scale(zero_bits, scale_bits)[:, None]
-    return _error(x, mask, zero, scale, tl.div_rn(1.0, scale), TOP)
-
-
-@triton.jit
-def _error(x, mask, zero, scale, inverse, TOP: tl.constexpr):
-    above = x - zero
-    codes = _raised_codes(above, inverse, TOP) - _RAISE / (TOP + 1)
-    off = tl.fma(codes, scale * (TOP + 1), -above)
-    return tl.sum(tl.where(mask, off * off, 0.0), 1)
-
-
-@triton.jit
-def quantize_keys(record, group, x, part, j, LAYOUT: tl.constexpr, RATIOS: tl.constexpr):
+def quantize_keys(record, group, x, part, j, LAYOUT: tl.constexpr, CLIP: tl.constexpr):
     """Quantize some channels of a whole key group, and write their zeros and scales into its record.
 
     Args:
@@ -190,7 +115,7 @@ def quantize_keys(record, group, x, part, j, LAYOUT: tl.constexpr, RATIOS: tl.co
     TOP: tl.constexpr = (1 << LAYOUT.key_bits) - 1
     c = group * D + part * WIDTH + j
     every = tl.full(x.shape, 1, tl.int1)
-    zero_bits, scale_bits = _fit(x, every, TOP, RATIOS)
+    zero_bits, scale_bits = _fit(x, every, TOP, CLIP)
     zeros = (record + LAYOUT.key_zeros_offset).to(tl.pointer_type(tl.uint16))
     tl.store(zeros + c, zero_bits.to(tl.uint16), mask=j < WIDTH)
     tl.store(record + LAYOUT.key_scales_offset + c, scale_bits.to(tl.uint8), mask=j < WIDTH)
@@ -210,7 +135,7 @@ def store_key_codes(record, group, packed, j, LAYOUT: tl.constexpr):
 
 @triton.jit
 def quantize_head(record, group, ring, first, ring_tokens, BYTES: tl.constexpr, LAYOUT: tl.constexpr):
-    """Quantize a whole key group of a head out of a ring into its record, 4 bits a code, without clipping.
+    """Quantize a whole key group of a head out of a ring into its record, 4 bits a code.
 
     Some tokens at a time, twice, so that whole tokens are read side by side and few registers serve. The same bytes as
     :func:`quantize_keys` writes.
@@ -301,7 +226,7 @@ def _load_values(at, c, mask, D: tl.constexpr, STAGED: tl.constexpr):
 @triton.jit
 def store_values(
     head_pages, stride_page, slot, source,
-    LAYOUT: tl.constexpr, RATIOS: tl.constexpr, SPAN: tl.constexpr, STAGED: tl.constexpr,
+    LAYOUT: tl.constexpr, CLIP: tl.constexpr, SPAN: tl.constexpr, STAGED: tl.constexpr,
 ):  # fmt: skip
     """Quantize the values of tokens and write each into its column of its page.
 
@@ -334,7 +259,7 @@ def store_values(
         for i in range(SPAN):
             g = tl.minimum(part * ROWS // SIZE + i, D // SIZE - 1)
             x = _load_values(source[:, None], (g * SIZE + w)[None, :], in_group, D, STAGED)
-            zero_bits, scale_bits = _fit(x, (w < SIZE)[None, :], TOP, RATIOS)
+            zero_bits, scale_bits = _fit(x, (w < SIZE)[None, :], TOP, CLIP)
             here = (c // SIZE == g)[None, :]
             zero = tl.where(here, decode_zero(zero_bits)[:, None], zero)
             inverse = tl.where(here, tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))[:, None], inverse)
@@ -356,7 +281,7 @@ def takes_tiles(LAYOUT):
 
 
 @triton.jit
-def store_value_tile(head_pages, stride_page, slot, x, LAYOUT: tl.constexpr, RATIOS: tl.constexpr):
+def store_value_tile(head_pages, stride_page, slot, x, LAYOUT: tl.constexpr, CLIP: tl.constexpr):
     """As :func:`store_values`, of values in registers: whole heads, x f32 [ROWS, D].
 
     Args:
@@ -371,7 +296,7 @@ def store_value_tile(head_pages, stride_page, slot, x, LAYOUT: tl.constexpr, RAT
     kept = (slot >= 0)[:, None]
     record, token = (head_pages + slot // T * stride_page)[:, None], (slot % T)[:, None]
     groups = tl.reshape(x, [ROWS * GROUPS, LAYOUT.value_group])
-    zero_bits, scale_bits = _fit(groups, tl.full(groups.shape, 1, tl.int1), TOP, RATIOS)
+    zero_bits, scale_bits = _fit(groups, tl.full(groups.shape, 1, tl.int1), TOP, CLIP)
     inverse = tl.div_rn(1.0, decode_scale(zero_bits, scale_bits))
     codes = codes_of(groups - decode_zero(zero_bits)[:, None], inverse[:, None], TOP)
     parts = tl.reshape(codes, [ROWS, 8 // BITS, LAYOUT.value_code_rows])

@@ -24,7 +24,7 @@ from vllm_kivi.kernels.quantize import (
 )
 from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
-from vllm_kivi.reference import clip_ratios
+from vllm_kivi.reference import clip_ratio
 
 _TOKENS = 16
 """Whose values one program quantizes."""
@@ -40,7 +40,7 @@ def _values_kernel(
     stride_token,
     stride_head,
     LAYOUT_SPEC: tl.constexpr,
-    RATIOS: tl.constexpr,
+    CLIP: tl.constexpr,
     TOKENS: tl.constexpr,  # of a program
     SPAN: tl.constexpr,
 ):
@@ -53,9 +53,9 @@ def _values_kernel(
     if takes_tiles(LAYOUT):
         c = tl.arange(0, LAYOUT.head_size)
         x = tl.load(source[:, None] + c[None, :], mask=(token < tokens)[:, None], other=0.0).to(tl.float32)
-        store_value_tile(records, stride_page, slot, x, LAYOUT, RATIOS)
+        store_value_tile(records, stride_page, slot, x, LAYOUT, CLIP)
     else:
-        store_values(records, stride_page, slot, source, LAYOUT, RATIOS, SPAN, False)
+        store_values(records, stride_page, slot, source, LAYOUT, CLIP, SPAN, False)
 
 
 def store_step_values(
@@ -79,7 +79,7 @@ def store_step_values(
         value.stride(0),
         value.stride(1),
         LAYOUT_SPEC=layout.spec,
-        RATIOS=clip_ratios(layout.value_bits, clipping),
+        CLIP=clip_ratio(layout.value_bits, clipping),
         TOKENS=_TOKENS,
         SPAN=value_span(layout),
         num_warps=2,
@@ -105,7 +105,7 @@ def _close_kernel(
     stride_slot,
     ring_tokens,
     LAYOUT_SPEC: tl.constexpr,
-    RATIOS: tl.constexpr,
+    CLIP: tl.constexpr,
     STAGED: tl.constexpr,  # bytes of a token in the ring
     J: tl.constexpr,  # packed channels of a program
 ):
@@ -136,7 +136,7 @@ def _close_kernel(
                 x = load_staged(ring_at[None, :], c[:, None], here & (position < before)[None, :], LAYOUT.head_size)
                 mask = here & (position >= before)[None, :]
                 x += tl.load(fresh_at[None, :] + c[:, None], mask=mask, other=0.0).to(tl.float32)
-                packed |= quantize_keys(record, in_block, x, place, j, LAYOUT, RATIOS)
+                packed |= quantize_keys(record, in_block, x, place, j, LAYOUT, CLIP)
             store_key_codes(record, in_block, packed, j, LAYOUT)
 
 
@@ -176,7 +176,7 @@ def close_groups(
         ring_key.stride(0),
         ring_key.shape[2],
         LAYOUT_SPEC=layout.spec,
-        RATIOS=clip_ratios(layout.key_bits, clipping),
+        CLIP=clip_ratio(layout.key_bits, clipping),
         STAGED=ring_key.shape[3],
         J=KEY_SLICE,
         num_warps=1,

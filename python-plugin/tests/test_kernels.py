@@ -35,16 +35,6 @@ def awkward_groups(case: Case, generator: torch.Generator) -> tuple[torch.Tensor
     return key, value
 
 
-def check_stored(got: torch.Tensor, wanted: torch.Tensor, touched: torch.Tensor, searched: bool) -> None:
-    """Pages by the kernel against pages by the reference."""
-    if not searched:
-        assert got.equal(wanted)
-        return
-    # The search compares sums of squares, which the two add up in a different order: near-ties may fall either way.
-    assert got[[b for b in range(len(got)) if b not in touched]].eq(0xFF).all()
-    assert float(got.eq(wanted).float().mean()) >= 0.999
-
-
 @each_case
 def test_store_keys_writes_the_references_bytes(case: Case, seeded: torch.Generator) -> None:
     layout, clipping = case.layout, case.config().clipping
@@ -55,17 +45,7 @@ def test_store_keys_writes_the_references_bytes(case: Case, seeded: torch.Genera
     got = wanted.clone()
     store_keys(layout, wanted, blocks, groups, key, clipping)
     case.kernels.store_keys(got.numpy(), blocks.numpy(), groups.numpy(), key.numpy())
-    check_stored(got, wanted, blocks.unique(), clipping and layout.key_bits == 2)
-
-    def errors(pages: torch.Tensor) -> torch.Tensor:
-        error = []
-        for n, (block, group) in enumerate(zip(blocks, groups, strict=True)):
-            at = slice(int(group) * layout.key_group, (int(group) + 1) * layout.key_group)
-            stored, _ = load_blocks(layout, pages, block[None])
-            error.append(float(((stored[:, at].transpose(0, 1) - key[n]).double() ** 2).sum()))
-        return torch.tensor(error)
-
-    assert (errors(got) <= errors(wanted) * (1 + 1e-5)).all()
+    assert got.equal(wanted)
 
 
 @each_case
@@ -79,13 +59,7 @@ def test_store_values_writes_the_references_bytes(case: Case, seeded: torch.Gene
     got = wanted.clone()
     store_values(layout, wanted, slots, value, clipping)
     case.kernels.store_values(got.numpy(), slots.numpy(), value.numpy())
-    check_stored(got, wanted, (slots[slots >= 0] // size).unique(), clipping and layout.value_bits == 2)
-
-    def errors(pages: torch.Tensor) -> torch.Tensor:
-        stored = load_blocks(layout, pages, torch.arange(len(pages)))[1][:, slots[slots >= 0]].transpose(0, 1)
-        return ((stored - value[slots >= 0]).double() ** 2).sum((1, 2))
-
-    assert (errors(got) <= errors(wanted) * (1 + 1e-5)).all()
+    assert got.equal(wanted)
 
 
 @each_case

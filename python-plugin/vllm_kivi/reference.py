@@ -21,8 +21,13 @@ import torch
 
 from vllm_kivi.layout import STAGING_BLOCK, CacheLayout
 
-CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
-"""Ranges that the clipping search tries, as parts of max - min; the first with the least squared error wins."""
+CLIP_RATIO = 0.875
+"""The middle part of a group's range that codes of two bits cover where a format clips.
+
+A fixed part, not the one with the least squared error of a group: that is smaller, 0.6 to 0.8, and costs attention more
+than it saves, because the numbers that it cuts off weigh most. KL divergence to bf16 of SmolLM2-135M with k2v2: 0.059
+with 0.875, 0.085 with the whole range, 0.123 with the least squared error.
+"""
 
 LARGEST = 32512.0
 """Largest magnitude of a key's or value's channel in a cache, 127 * 2^8: exact in eight bits with an exponent, bfloat16
@@ -131,9 +136,9 @@ def stage(x: torch.Tensor) -> torch.Tensor:
 # --- quantization -----------------------------------------------------------------------------------------------------
 
 
-def clip_ratios(bits: int, clipping: bool) -> tuple[float, ...]:
-    """Those that are tried for codes of so many bits: with four the whole range is as good, and cheaper."""
-    return CLIP_RATIOS if clipping and bits == 2 else CLIP_RATIOS[:1]
+def clip_ratio(bits: int, clipping: bool) -> float:
+    """The middle part of a group's range that its codes cover: with four bits the whole is as good."""
+    return CLIP_RATIO if clipping and bits == 2 else 1.0
 
 
 def quantize(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -143,28 +148,12 @@ def quantize(x: torch.Tensor, bits: int, dim: int, clipping: bool) -> tuple[torc
         codes (uint8, shape of x), zero_bits and scale_bits (int32, shape of x with ``dim`` of size 1).
     """
     x = x.float()
-    top = float(2**bits - 1)
+    top, ratio = float(2**bits - 1), clip_ratio(bits, clipping)
     low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
-    best = None
-    ratios = clip_ratios(bits, clipping)
-    for ratio in ratios:
-        margin = (high - low) * ((1.0 - ratio) / 2)
-        zero_bits, scale_bits = encode(low + margin, (high - low) * (ratio / top))
-        zero, scale = decode(zero_bits, scale_bits)
-        codes = ((x - zero) * (1.0 / scale) + 0.5).floor().clamp(0, top)
-        if len(ratios) == 1:
-            return codes.to(torch.uint8), zero_bits, scale_bits
-        error = ((codes * scale + zero - x) ** 2).sum(dim, keepdim=True)
-        if best is None:
-            best = [error, codes, zero_bits, scale_bits]
-        else:
-            better = error < best[0]
-            best = [
-                torch.where(better, new, old)
-                for new, old in zip((error, codes, zero_bits, scale_bits), best, strict=True)
-            ]
-    assert best is not None
-    return best[1].to(torch.uint8), best[2], best[3]
+    zero_bits, scale_bits = encode(low + (high - low) * ((1.0 - ratio) / 2), (high - low) * (ratio / top))
+    zero, scale = decode(zero_bits, scale_bits)
+    codes = ((x - zero) * (1.0 / scale) + 0.5).floor().clamp(0, top)
+    return codes.to(torch.uint8), zero_bits, scale_bits
 
 
 def pack(codes: torch.Tensor, bits: int, dim: int) -> torch.Tensor:

@@ -63,7 +63,7 @@ export const serve = defineCommand({
     { flags: "--no-rotation", description: "do not rotate" },
     {
       flags: "--clipping",
-      description: "search for the range with the least error when storing 2-bit codes",
+      description: "let 2-bit codes cover the middle 7/8 of a range",
     },
     { flags: "--no-clipping", description: "use minimum and maximum as they are" },
     {

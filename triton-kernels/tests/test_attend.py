@@ -15,8 +15,8 @@ from vllm_kivi.kernels import append, decode
 K4V4 = PRESETS["k4v4"]
 WINDOWED = replace(K4V4, key_window=40, value_residual=16, value_window=24)
 PLAIN = replace(PRESETS["k4v4"], rotation=False, value_group=32, value_group_given=True)
-K4V2 = replace(PRESETS["k4v2"], clipping=False)
-K2V2 = replace(PRESETS["k2v2"], clipping=False)
+K4V2 = PRESETS["k4v2"]
+K2V2 = PRESETS["k2v2"]
 
 
 def check(step: Step, tolerance: float) -> None:

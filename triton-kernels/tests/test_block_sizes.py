@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from batches import Row, Step
@@ -15,7 +13,7 @@ from vllm_kivi.config import PRESETS
     ("preset", "block_size"), [("k4v4", 256), ("k4v2", 384), ("k2v2", 192)], ids=("k4v4", "k4v2", "k2v2")
 )
 def test_decode_and_prefill(preset: str, block_size: int) -> None:
-    config = replace(PRESETS[preset], clipping=False)
+    config = PRESETS[preset]
     few = Step(config, [Row(127, 1), Row(400, 1)], 64, 1, 4, torch.float16, block_size=block_size).ready()
     few.run_few(2)
     many = Step(config, [Row(100, 60), Row(380, 20)], 64, 1, 4, torch.float16, block_size=block_size).ready()

@@ -19,7 +19,7 @@ from vllm_kivi.kernels.staging import stage_heads
 
 K4V4 = PRESETS["k4v4"]
 PLAIN = replace(K4V4, rotation=False)
-K2V2 = replace(PRESETS["k2v2"], rotation=False, clipping=False)
+K2V2 = replace(PRESETS["k2v2"], rotation=False)
 BAD = [math.nan, math.inf, -math.inf, 65504.0, -65504.0]
 
 

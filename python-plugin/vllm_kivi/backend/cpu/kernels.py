@@ -20,7 +20,7 @@ from numba import config, njit, prange, set_num_threads, types
 from numba.extending import intrinsic, overload
 
 from vllm_kivi.layout import CacheLayout
-from vllm_kivi.reference import clip_ratios
+from vllm_kivi.reference import clip_ratio
 
 SPLIT_TOKENS = 2048
 """Context tokens that one work item of the decode kernel reads."""
@@ -185,12 +185,17 @@ def cpu_kernels(layout: CacheLayout, queries_per_kv: int, clipping: bool) -> Cpu
     )
 
 
+def _part_of_range(bits: int, clipping: bool) -> tuple[np.float32, np.float32]:
+    """What of a range lies below the part that codes cover, and a step between two of them."""
+    ratio = clip_ratio(bits, clipping)
+    return np.float32((1.0 - ratio) / 2), np.float32(ratio / (2**bits - 1))
+
+
 def _store_keys_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., None]:
     D, G, BITS, BYTES = layout.head_size, layout.key_group, layout.key_bits, layout.key_code_bytes
     PARTS, TOP = 8 // BITS, 2**BITS - 1
     O_CODES, O_ZEROS, O_SCALES = layout.key_codes_offset, layout.key_zeros_offset, layout.key_scales_offset
-    RATIOS = clip_ratios(BITS, clipping)
-    TRIES = len(RATIOS)
+    MARGIN, STEP = _part_of_range(BITS, clipping)
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
     def store_keys(pages, block_ids, group_in_block, key):
@@ -209,40 +214,16 @@ def _store_keys_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., Non
                 for c in range(D):
                     low[c] = min(low[c], k[t, c])
                     high[c] = max(high[c], k[t, c])
-            best_zero, best_scale = np.empty(D, np.uint32), np.empty(D, np.uint32)
-            best_error = np.empty(D, np.float32)
-            zero, scale, inverse, error = (
-                np.empty(D, np.float32),
-                np.empty(D, np.float32),
-                np.empty(D, np.float32),
-                np.empty(D, np.float32),
-            )
-            zero_bits, scale_bits = np.empty(D, np.uint32), np.empty(D, np.uint32)
-            for i in range(TRIES):
-                ratio = RATIOS[i]
-                margin, step = np.float32((1.0 - ratio) / 2), np.float32(ratio / TOP)
-                for c in range(D):
-                    zero_bits[c] = _encode_zero(low[c] + (high[c] - low[c]) * margin)
-                    code = _encode_scale((high[c] - low[c]) * step)
-                    zero_bits[c] |= code & np.uint32(3)
-                    scale_bits[c] = code >> np.uint32(2)
-                    zero[c] = _decode_zero(zero_bits[c])
-                    scale[c] = _decode_scale(zero_bits[c], scale_bits[c])
-                    inverse[c] = np.float32(1.0) / scale[c]
-                    error[c] = np.float32(0.0)
-                if TRIES > 1:
-                    for t in range(G):
-                        for c in range(D):
-                            off = _code(k[t, c], zero[c], inverse[c], TOP) * scale[c] + zero[c] - k[t, c]
-                            error[c] += off * off
-                for c in range(D):
-                    if i == 0 or error[c] < best_error[c]:
-                        best_error[c], best_zero[c], best_scale[c] = error[c], zero_bits[c], scale_bits[c]
+            zero, inverse = np.empty(D, np.float32), np.empty(D, np.float32)
             for c in range(D):
-                zero[c] = _decode_zero(best_zero[c])
-                inverse[c] = np.float32(1.0) / _decode_scale(best_zero[c], best_scale[c])
+                zero_bits = _encode_zero(low[c] + (high[c] - low[c]) * MARGIN)
+                code = _encode_scale((high[c] - low[c]) * STEP)
+                zero_bits |= code & np.uint32(3)
+                scale_bits = code >> np.uint32(2)
+                zero[c] = _decode_zero(zero_bits)
+                inverse[c] = np.float32(1.0) / _decode_scale(zero_bits, scale_bits)
                 at = group * D + c
-                _write_pair(page, O_ZEROS + 2 * at, O_SCALES + at, best_zero[c], best_scale[c])
+                _write_pair(page, O_ZEROS + 2 * at, O_SCALES + at, zero_bits, scale_bits)
             codes = np.empty(D, np.uint8)
             for t in range(G):
                 for c in range(D):
@@ -262,8 +243,7 @@ def _store_values_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., N
     T, D, BITS, ROWS = layout.block_size, layout.head_size, layout.value_bits, layout.value_code_rows
     CG, VG, PARTS, TOP = layout.channel_groups, layout.value_group, 8 // BITS, 2**BITS - 1
     O_CODES, O_ZEROS, O_SCALES = layout.value_codes_offset, layout.value_zeros_offset, layout.value_scales_offset
-    RATIOS = clip_ratios(BITS, clipping)
-    TRIES = len(RATIOS)
+    MARGIN, STEP = _part_of_range(BITS, clipping)
 
     @njit(parallel=True, cache=True, error_model="numpy", boundscheck=False)
     def store_values(pages, slots, value):
@@ -278,26 +258,15 @@ def _store_values_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., N
                     low, high = x[g * VG], x[g * VG]
                     for c in range(g * VG, (g + 1) * VG):
                         low, high = min(low, x[c]), max(high, x[c])
-                    least, best_zero, best_scale = np.float32(0), np.uint32(0), np.uint32(0)
-                    for i in range(TRIES):
-                        ratio = RATIOS[i]
-                        zero_bits = _encode_zero(low + (high - low) * np.float32((1.0 - ratio) / 2))
-                        code = _encode_scale((high - low) * np.float32(ratio / TOP))
-                        zero_bits |= code & np.uint32(3)
-                        scale_bits = code >> np.uint32(2)
-                        zero, scale = _decode_zero(zero_bits), _decode_scale(zero_bits, scale_bits)
-                        inverse, error = np.float32(1.0) / scale, np.float32(0)
-                        if TRIES > 1:
-                            for c in range(g * VG, (g + 1) * VG):
-                                off = _code(x[c], zero, inverse, TOP) * scale + zero - x[c]
-                                error += off * off
-                        if i == 0 or error < least:
-                            least, best_zero, best_scale = error, zero_bits, scale_bits
-                    zero, inverse = _decode_zero(best_zero), np.float32(1.0) / _decode_scale(best_zero, best_scale)
+                    zero_bits = _encode_zero(low + (high - low) * MARGIN)
+                    code = _encode_scale((high - low) * STEP)
+                    zero_bits |= code & np.uint32(3)
+                    scale_bits = code >> np.uint32(2)
+                    zero, inverse = _decode_zero(zero_bits), np.float32(1.0) / _decode_scale(zero_bits, scale_bits)
                     for c in range(g * VG, (g + 1) * VG):
                         codes[c] = np.uint8(np.int32(_code(x[c], zero, inverse, TOP)))
                     at = g * T + token
-                    _write_pair(page, O_ZEROS + 2 * at, O_SCALES + at, best_zero, best_scale)
+                    _write_pair(page, O_ZEROS + 2 * at, O_SCALES + at, zero_bits, scale_bits)
                 for j in range(ROWS):
                     packed = np.uint8(0)
                     for part in range(PARTS):
