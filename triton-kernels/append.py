@@ -29,6 +29,7 @@ from vllm_kivi.kernels.quantize import (
     value_span,
 )
 from vllm_kivi.kernels.staging import admit, load_staged, load_staged_columns, write_staged
+from vllm_kivi.kernels.tasks import Plan
 from vllm_kivi.layout import CacheLayout
 from vllm_kivi.reference import clip_ratio
 
@@ -272,7 +273,7 @@ def append_tokens(
     ring_value: torch.Tensor,
     clipping: bool,
     rotation: bool,
-    closing: torch.Tensor | None = None,
+    plan: Plan | None = None,
 ) -> None:
     """Rotate, stage and store the tokens of rows that each have at most a key group of them.
 
@@ -282,8 +283,7 @@ def append_tokens(
         query: [tokens, Hq, D]; key, value: [tokens, H, D]; channels contiguous, not rotated.
         rotated_query: [>= tokens, Hq, D], contiguous; takes the queries for the attention.
         ring_key, ring_value: uint8 [slots, H, ring tokens, staged bytes], contiguous.
-        closing: of the step's :class:`vllm_kivi.kernels.tasks.Plan`, where decode.cu comes next; without it all key
-            groups are closed here.
+        plan: of the step, where decode.cu comes next; without it all key groups are closed here.
     """
     check_layout(layout)
     rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
@@ -291,7 +291,7 @@ def append_tokens(
     alone = 3 * rows * heads <= _ALONE * processors
     each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
     slices = key_slices(layout)
-    defers = closing is not None and closes(layout)
+    defers = plan is not None and closes(layout)
     few = few_closing_rows(layout, heads, pages.device)
     wide = layout.head_size > 128
     most = few * heads * slices if defers else (_WIDE_CLOSERS if wide else _CLOSERS) * processors
@@ -302,7 +302,7 @@ def append_tokens(
         batch.seq_lens,
         batch.block_table,
         batch.slots,
-        closing,
+        None if plan is None else plan.closing,
         slot_mapping,
         query,
         key,
@@ -336,7 +336,7 @@ def append_tokens(
         SPAN=value_span(layout),
         HEADS=each,
         ROWS=triton.next_power_of_2(each * ratio),
-        PLANNED=closing is not None,
+        PLANNED=plan is not None,
         OVERLAP=overlaps(),
         EARLY=overlaps() and starts_early(rows * heads, processors),
         launch_pdl=overlaps(),

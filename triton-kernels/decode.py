@@ -220,14 +220,13 @@ def copies_ahead(layout: CacheLayout, architecture: str) -> bool:
     kib = _COPYING.get(architecture)
     whole = all(offset % 16 == 0 for offset in (layout.value_codes_offset, layout.key_zeros_offset))
     fits = kib is not None and all(
-        blocks.resident * (shared_bytes(layout, _MOST_QUERY_HEADS, True, blocks, closes(layout)) + _RESERVED)
-        <= kib << 10
+        blocks.resident * (shared_bytes(layout, _MOST_QUERY_HEADS, True, blocks) + _RESERVED) <= kib << 10
         for blocks in _shapes(layout, True)
     )
     return whole and fits
 
 
-def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks, closing: bool) -> int:
+def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks) -> int:
     """Shared memory of a thread block; decode.cu asserts it."""
     d = layout.head_size
     keys, values, pairs = 16, 16, 16
@@ -239,7 +238,7 @@ def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks,
     buffer = keys + pairs + max(values + pairs, newest)
     last = 4 * (blocks.warps * ratio * (d + 6) + 1)
     query, of_a_warp = 16 * d, _factor_bytes(layout, copying) + 2 * 8  # and two barriers
-    with_closing = -(-last // 128) * 128 * copying + _closing_bytes(layout, copying, blocks) if closing else 0
+    with_closing = -(-last // 128) * 128 * copying + _closing_bytes(layout, copying, blocks) if closes(layout) else 0
     return query + blocks.warps * of_a_warp + -(-max(blocks.warps * buffer, last, with_closing) // 8) * 8
 
 
@@ -269,7 +268,6 @@ def macros(
     rotation: bool,
     out: torch.dtype,
     blocks: Blocks,
-    closing: bool,
     copying: bool,
 ) -> dict[str, int]:
     """What decode.cu is compiled with, without the prefix."""
@@ -295,10 +293,10 @@ def macros(
         "WARPS": blocks.warps,
         "BLOCKS": blocks.resident,
         "ROTATE": int(rotation),
-        "CLOSES": int(closing),
+        "CLOSES": int(closes(layout)),
         "OUT": _OUT[out],
         "BUFFERED": int(copying),
-        "SHARED": shared_bytes(layout, ratio, copying, blocks, closing),
+        "SHARED": shared_bytes(layout, ratio, copying, blocks),
     }
 
 
@@ -342,7 +340,7 @@ def _compiled(
     from cuda.bindings import driver
 
     architecture = _architecture(device)
-    sizes = macros(layout, windows, ratio, rotation, out, blocks, closes(layout), copies_ahead(layout, architecture))
+    sizes = macros(layout, windows, ratio, rotation, out, blocks, copies_ahead(layout, architecture))
     binary = compile_for(architecture, sizes)
     with torch.cuda.device(device):
         kernel = _driver("cuModuleGetFunction", _driver("cuModuleLoadData", binary), b"kivi_decode")

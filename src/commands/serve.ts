@@ -61,10 +61,7 @@ export const serve = defineCommand({
     { flags: "--window [tokens]", description: "of earlier versions", hidden: true },
     { flags: "--rotation", description: "rotate queries, keys and values (Hadamard)" },
     { flags: "--no-rotation", description: "do not rotate" },
-    {
-      flags: "--clipping",
-      description: "let 2-bit codes cover the middle 7/8 of a range",
-    },
+    { flags: "--clipping", description: "let 2-bit codes cover the middle 7/8 of a range" },
     { flags: "--no-clipping", description: "use minimum and maximum as they are" },
     {
       flags: "--kivi-audit <rate>",

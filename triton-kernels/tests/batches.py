@@ -200,7 +200,7 @@ class Step:
             plan_few(self.layout, self.windows, plan, self.batch, self.slot_mapping, heads)
         append_tokens(
             self.layout, self.pages, self.batch, self.slot_mapping, self.fresh_query, self.fresh_key, self.fresh_value,
-            rotated_query, *self.rings, config.clipping, config.rotation, None if plan is None else plan.closing,
+            rotated_query, *self.rings, config.clipping, config.rotation, plan,
         )  # fmt: skip
         attend_few(
             self.layout, self.windows, self.out, rotated_query, self.pages, self.batch, *self.rings, self.scale,

@@ -87,10 +87,10 @@ def run(preset: str, head_size: int, ratio: int, dtype: torch.dtype) -> None:
     rotated = query.float()
     fresh = query[:, :heads]
     plan = Plan(torch.zeros(9, 4, dtype=torch.int32), counts[:1])
-    for closing in (None, plan.closing):
+    for planned in (None, plan):
         append_tokens(
             layout, pages, batch, slot_mapping, query, fresh, fresh, rotated, ring_key, ring_value,
-            config.clipping, config.rotation, closing,
+            config.clipping, config.rotation, planned,
         )  # fmt: skip
     scratch = new_scratch(layout, rows, 5 * rows, heads, heads * ratio, query.device)
     for queries in (1, DRAFTS + 1):

@@ -69,7 +69,7 @@ def test_bytes_are_those_of_the_reference(
 def _compiled(
     layout: CacheLayout, windows: Windows, warps: int, copying: bool, folder: Path
 ) -> Callable[[int, int, int, int, int], None]:
-    sizes = macros(layout, windows, 4, False, torch.bfloat16, Blocks(warps, 1), True, copying)
+    sizes = macros(layout, windows, 4, False, torch.bfloat16, Blocks(warps, 1), copying)
     library = folder / "close.so"
     defined = [f"-DKIVI_{name}={value}" for name, value in sizes.items()]
     source = Path(__file__).parent / "host" / "close.cpp"

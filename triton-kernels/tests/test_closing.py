@@ -27,7 +27,7 @@ def appended(rows: list[Row], most: int) -> Step:
     append_tokens(
         step.layout, step.pages, step.batch, step.slot_mapping, step.fresh_query, step.fresh_key, step.fresh_value,
         torch.empty(step.fresh_query.shape, device=step.out.device), *step.rings, CONFIG.clipping, CONFIG.rotation,
-        plan.closing,
+        plan,
     )  # fmt: skip
     return step
 

@@ -8,7 +8,7 @@ from binaries import resources
 
 from vllm_kivi.config import PRESETS
 from vllm_kivi.kernels.attend import windows_of
-from vllm_kivi.kernels.decode import blocks_of, closes, compile_for, compiler_works, copies_ahead, macros, takes
+from vllm_kivi.kernels.decode import blocks_of, compile_for, compiler_works, copies_ahead, macros, takes
 
 
 @pytest.mark.skipif(not compiler_works(), reason="no NVRTC (nvidia-cuda-nvrtc) in this environment")
@@ -26,7 +26,7 @@ def test_compiles(preset: str, head_size: int, ratio: int, architecture: str) ->
     assert copying == (architecture in ("sm_90", "sm_100"))
     for blocks in {blocks_of(layout, pairs, 100, copying) for pairs in (1, 200, 1000, 2000)}:
         threads = 32 * blocks.warps * blocks.resident
-        sizes = macros(layout, windows, ratio, config.rotation, torch.bfloat16, blocks, closes(layout), copying)
+        sizes = macros(layout, windows, ratio, config.rotation, torch.bfloat16, blocks, copying)
         binary = compile_for(architecture, sizes)
         kernel, registers, stack, shared, local = resources(binary)
         assert kernel == "kivi_decode"

@@ -100,6 +100,13 @@ def _encode_scale(scale):
     return np.uint32(min(code, np.int32(0x3DF)))
 
 
+@njit(inline="always")
+def _encode_range(low, high, MARGIN, STEP):
+    """Zero and scale of a part of a range, of :func:`_part_of_range`, as the values of their uint16 and uint8."""
+    code = _encode_scale((high - low) * STEP)
+    return _encode_zero(low + (high - low) * MARGIN) | (code & np.uint32(3)), code >> np.uint32(2)
+
+
 def _ring_value(x):
     raise NotImplementedError
 
@@ -216,10 +223,7 @@ def _store_keys_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., Non
                     high[c] = max(high[c], k[t, c])
             zero, inverse = np.empty(D, np.float32), np.empty(D, np.float32)
             for c in range(D):
-                zero_bits = _encode_zero(low[c] + (high[c] - low[c]) * MARGIN)
-                code = _encode_scale((high[c] - low[c]) * STEP)
-                zero_bits |= code & np.uint32(3)
-                scale_bits = code >> np.uint32(2)
+                zero_bits, scale_bits = _encode_range(low[c], high[c], MARGIN, STEP)
                 zero[c] = _decode_zero(zero_bits)
                 inverse[c] = np.float32(1.0) / _decode_scale(zero_bits, scale_bits)
                 at = group * D + c
@@ -258,10 +262,7 @@ def _store_values_kernel(layout: CacheLayout, clipping: bool) -> Callable[..., N
                     low, high = x[g * VG], x[g * VG]
                     for c in range(g * VG, (g + 1) * VG):
                         low, high = min(low, x[c]), max(high, x[c])
-                    zero_bits = _encode_zero(low + (high - low) * MARGIN)
-                    code = _encode_scale((high - low) * STEP)
-                    zero_bits |= code & np.uint32(3)
-                    scale_bits = code >> np.uint32(2)
+                    zero_bits, scale_bits = _encode_range(low, high, MARGIN, STEP)
                     zero, inverse = _decode_zero(zero_bits), np.float32(1.0) / _decode_scale(zero_bits, scale_bits)
                     for c in range(g * VG, (g + 1) * VG):
                         codes[c] = np.uint8(np.int32(_code(x[c], zero, inverse, TOP)))

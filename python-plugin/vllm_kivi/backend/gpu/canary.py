@@ -101,7 +101,7 @@ def check_kernels(
         plan_few(layout, windows, plan, few, slots, heads)
     append_tokens(
         layout, pages, few, slots, *fresh, rotated_query, ring_key, ring_value, config.clipping, config.rotation,
-        None if plan is None else plan.closing,
+        plan,
     )  # fmt: skip
     attend_few(
         layout, windows, out[prefilled:], rotated_query, pages, few, ring_key, ring_value, scale, scratch, 2,
@@ -136,7 +136,7 @@ def check_closing(
     device: torch.device,
     compiled: bool,
 ) -> None:
-    """Close one group of many rows in a step, another way through the kernel, and of one row: equal bytes of keys.
+    """Close one group of many rows in a step, another way through the kernel, and of one row: equal bytes.
 
     Args:
         compiled: decode.cu serves, which may close groups too.
@@ -173,31 +173,20 @@ def check_closing(
         if deferred:
             plan = new_plan(layout, count, heads, device)
             plan_few(layout, windows, plan, step, slots, heads)
-        append_tokens(
-            layout, written, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation,
-            None if plan is None else plan.closing,
-        )  # fmt: skip
+        append_tokens(layout, written, step, slots, *fresh, rotated, *rings, config.clipping, config.rotation, plan)
         if plan is not None:
             scratch, out = new_scratch(layout, count, count, heads, query_heads, device), torch.empty_like(rotated)
             attend_few(
                 layout, windows, out, rotated, written, step, *rings, 1.0, scratch, 1, 1, dtype, config.rotation, plan
             )  # fmt: skip
-        found, wanted = _of_keys(layout, written[1 : 1 + count]), _of_keys(layout, pages[0, 1])
-        wrong = int((found != wanted).sum())
+        found = written[1 : 1 + count]
+        wrong = int((found != pages[0, 1]).sum())
         if wrong:
             raise _refusal(
                 f"closing a key group of {rows} rows at once{' beside decode' if deferred else ''}: {wrong} bytes of "
                 f"{found.numel()} are not those of one row alone,",
                 heads, query_heads, dtype, layout,
             )  # fmt: skip
-
-
-def _of_keys(layout: CacheLayout, records: torch.Tensor) -> torch.Tensor:
-    """The bytes of records [..., record_bytes] that closing groups writes."""
-    codes = records[..., layout.key_codes_offset : layout.value_codes_offset]
-    zeros = records[..., layout.key_zeros_offset : layout.value_zeros_offset]
-    scales = records[..., layout.key_scales_offset : layout.value_scales_offset]
-    return torch.cat([codes, zeros, scales], -1)
 
 
 def _refusal(what: str, heads: int, query_heads: int, dtype: torch.dtype, layout: CacheLayout) -> CanaryError:

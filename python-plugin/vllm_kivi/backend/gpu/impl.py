@@ -123,7 +123,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         rings, work = self._state()
         append_tokens(
             self.layout, pages, batch, slot_mapping, query, key, value, work.few_query, *rings,
-            self.config.clipping, self.config.rotation, None if plan is None else plan.closing,
+            self.config.clipping, self.config.rotation, plan,
         )  # fmt: skip
 
     def _decode(
