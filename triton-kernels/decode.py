@@ -18,7 +18,7 @@ import torch
 from vllm_kivi.kernels.helpers import overlaps, processors_of
 from vllm_kivi.kernels.quantize import key_slices
 from vllm_kivi.kernels.tasks import most_tasks
-from vllm_kivi.layout import CacheLayout, staged_bytes
+from vllm_kivi.layout import STAGING_TILE, CacheLayout, staged_bytes
 
 if TYPE_CHECKING:
     from vllm_kivi.kernels.attend import Windows
@@ -198,6 +198,7 @@ def decode_rows(
     ring_key, ring_value = rings
     ratio = query.shape[1] // heads
     assert part_lse.numel() >= most * query.shape[1]
+    assert all(ring.shape[2] % STAGING_TILE == 0 for ring in rings)
     kernel, shared = _compiled(layout, windows, ratio, rotation, out.dtype, blocks, device)
     tensors = (
         out, part_out, part_lse, arrived, tasks, query, pages, batch.query_start, batch.seq_lens, batch.block_table,

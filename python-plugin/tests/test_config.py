@@ -87,12 +87,12 @@ def test_every_setting_takes_effect() -> None:
     config = parse_config("kivi_k4v4", given)
     assert {name: getattr(config, name) for name in given} == given
     assert config.describe() == {"preset": "k4v4", "key_bits": 4, "value_bits": 4, **given}
-    assert config.key_staging_tokens() == 72  # 64 + 5, rounded up to 8
-    assert config.key_staging_tokens(draft_tokens=4) == 80
-    assert config.value_staging_tokens() == 24  # 8 + 9, rounded up to 8
-    assert config.value_staging_tokens(draft_tokens=8) == 32
-    assert config.staging_bytes_per_sequence(3, 128, layers=30) == (72 + 24) * 3 * 128 * 30
-    assert config.staging_bytes_per_sequence(3, 128, layers=30, draft_tokens=8) == (80 + 32) * 3 * 128 * 30
+    assert config.key_staging_tokens() == 80  # 64 + 5, rounded up to 16
+    assert config.key_staging_tokens(draft_tokens=12) == 96
+    assert config.value_staging_tokens() == 32  # 8 + 9, rounded up to 16
+    assert config.value_staging_tokens(draft_tokens=16) == 48
+    assert config.staging_bytes_per_sequence(3, 128, layers=30) == (80 + 32) * 3 * 128 * 30
+    assert config.staging_bytes_per_sequence(3, 128, layers=30, draft_tokens=16) == (96 + 48) * 3 * 128 * 30
 
 
 @pytest.mark.parametrize("preset", PRESETS)

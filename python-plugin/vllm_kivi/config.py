@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from vllm_kivi.layout import CacheLayout
+from vllm_kivi.layout import CacheLayout, whole_tiles
 
 DTYPE_PREFIX = "kivi_"
 SETTINGS_KEY = "kivi"
@@ -85,12 +85,12 @@ class KiviConfig:
         )
 
     def key_staging_tokens(self, draft_tokens: int = 0) -> int:
-        """Tokens of the key ring of one sequence: the open group, the window and unverified drafts, rounded up to 8."""
-        return -(-(self.key_group + self.key_window + draft_tokens) // 8) * 8
+        """Tokens of the key ring of one sequence: the open group, the window and unverified drafts, in whole tiles."""
+        return whole_tiles(self.key_group + self.key_window + draft_tokens)
 
     def value_staging_tokens(self, draft_tokens: int = 0) -> int:
-        """Tokens of the value ring of one sequence: the open run, the window and drafts, rounded up to 8."""
-        return -(-(self.value_residual + self.value_window + draft_tokens) // 8) * 8
+        """Tokens of the value ring of one sequence: the open run, the window and drafts, in whole tiles."""
+        return whole_tiles(self.value_residual + self.value_window + draft_tokens)
 
     def staging_bytes_per_sequence(
         self, num_kv_heads: int, token_bytes: int, layers: int = 1, draft_tokens: int = 0

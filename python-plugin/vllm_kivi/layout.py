@@ -39,10 +39,18 @@ SUPPORTED_BITS = (2, 4)
 STAGING_BLOCK = 8
 """Channels of a staged token that share an exponent."""
 
+STAGING_TILE = 16
+"""Tokens. A ring is whole tiles, which decode.cu reads without looking for the ring's end inside one."""
+
 
 def staged_bytes(head_size: int) -> int:
     """Bytes of one head's key or value in a ring on a GPU."""
     return head_size + head_size // STAGING_BLOCK
+
+
+def whole_tiles(tokens: int) -> int:
+    """Tokens of a ring that has room for so many."""
+    return -(-tokens // STAGING_TILE) * STAGING_TILE
 
 
 class LayoutError(ValueError):

@@ -59,12 +59,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
     const u8* key_ring = ring_key + slot * stride_key_slot + (i64)head * key_tokens * STAGED;
     const u8* value_ring = ring_value + slot * stride_value_slot + (i64)head * value_tokens * STAGED;
     // The first of them goes to the warp that comes after the last with a block.
-    const int newest = groups * G + 16 * ((warp + WARPS - (end - first) % WARPS) % WARPS);
+    const int newest = groups * G + TILE * ((warp + WARPS - (end - first) % WARPS) % WARPS);
     const bool settled = is_settled(length, readable);  // the launch before this one appends the step's tokens
     if (settled) start_blocks(shared, head_pages, table, stride_page, first + warp, end, !has_newest, warp, lane);
-    if (BUFFERED && has_newest && lane == 0) {
-        prefetch_newest(key_ring, key_tokens, newest, 0, length);
-        prefetch_newest(value_ring, value_tokens, newest, rough, length);
+    if (BUFFERED && has_newest && threadIdx.x == 0) {
+        prefetch_newest(key_ring, key_tokens, groups * G, length);
+        prefetch_newest(value_ring, value_tokens, max(rough, groups * G), length);
     }
     const bool closes = CLOSES && mine.w < 0;
     wait_for_launch_before();
@@ -79,11 +79,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, KIVI_BLOCKS) kivi_decod
             state, shared.buffers[warp].tile, shared.query, key_ring, key_tokens, value_ring, value_tokens, head_pages,
             table, stride_page, newest, rough, length, lane
         );
-        change_factors(state, false);
+        to_sums_of_codes(state, EIGHTH);
         start_values(shared, head_pages, table, stride_page, first + warp, end, warp, lane);
     }
     add_blocks(state, shared, head_pages, table, stride_page, first + warp, end, tokens, warp, lane);
-    change_factors(state, true);
+    to_sums_of_values(state);
     combine(state, shared.last, warp, lane);
     const int group = position / G, turns = max(end - first + WARPS - 1, 0) / WARPS;  // of the first warp's barrier
     if (BUFFERED && closes && threadIdx.x == 0)

@@ -1,60 +1,84 @@
 // Tokens that are not quantized yet, out of the rings: keys straight into registers, values through shared memory, both
-// as float16.
+// as float16 of an eighth of what they are, so that a ring's code needs one instruction (exact_half2).
 
 #pragma once
 #include "copies.cuh"
 #include "packed.cuh"
 #include "softmax.cuh"
 
-// Two codes of a ring, each with its sign bit flipped behind the byte 0x64 (1024 + 128 + code as float16), times a unit.
-__device__ __forceinline__ u32 exact_half2(u32 raised, u32 unit) {
-    asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(raised) : "r"(0x64806480u));
-    return times_half2(raised, unit);
+constexpr int TILE = 16;  // tokens that are worked on at a time; layout.py's STAGING_TILE
+constexpr float EIGHTH = 0.125f;
+
+// The power of two that a ring's exponent stands for, and what exact_half2 takes off.
+struct Unit {
+    u32 factor, offset;
+
+    __device__ __forceinline__ explicit Unit(u32 exponent) {
+        const float unit = __uint_as_float(exponent << 23);
+        factor = pack_half2(unit, unit);
+        offset = times_half2(factor, 0xD880D880u);  // -144
+    }
+};
+
+// The first and the third byte of a word, for exact_half2: one instruction, of which a compiler makes two.
+__device__ __forceinline__ u32 raised_codes(u32 word) {
+    u32 raised;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(raised) : "r"(word), "r"(0x00FF00FFu), "r"(0x58805880u));  // a & b ^ c
+    return raised;
 }
 
-// The power of two that a ring's exponent stands for.
-__device__ __forceinline__ u32 unit_of(u32 exponent) {
-    const float unit = __uint_as_float(exponent << 23);
-    return pack_half2(unit, unit);
+// Two codes of a ring, each with its sign bit flipped behind the byte 0x58 (an eighth of 1024 + 128 + code as float16),
+// times a unit. Of the largest unit, 2^8, all that comes between is finite still.
+__device__ __forceinline__ u32 exact_half2(u32 raised, const Unit& unit) {
+    asm("fma.rn.f16x2 %0, %0, %1, %2;" : "+r"(raised) : "r"(unit.factor), "r"(unit.offset));
+    return raised;
 }
 
-// Where a token lies in a ring; ``base`` is where the tile's first does.
-__device__ __forceinline__ const u8* staged_token(const u8* ring, int ring_tokens, int base, int token) {
-    const int at = base + token;
-    return ring + (at < ring_tokens ? at : at - ring_tokens) * STAGED;
-}
+// A warp's tiles of a ring, every WARPS-th. A ring is whole tiles, and a tile begins at a multiple of them.
+struct RingTiles {
+    const u8* ring;
+    int at, stride, size;  // bytes
+
+    __device__ __forceinline__ RingTiles(const u8* ring, int ring_tokens, int first) : ring(ring) {
+        at = first % ring_tokens * STAGED, stride = TILE * WARPS % ring_tokens * STAGED, size = ring_tokens * STAGED;
+    }
+
+    __device__ __forceinline__ void advance() {
+        at += stride;
+        if (at >= size) at -= size;
+    }
+
+    __device__ __forceinline__ const u8* here() const { return ring + at; }
+};
 
 constexpr int STAGED_WORDS = STAGED % 16 == 0 ? 4 : STAGED % 8 == 0 ? 2 : 1;  // that a ring's tokens are aligned to
 
+// Eight channels share an exponent; those of two words begin at a multiple of eight.
+constexpr int SHARE = KEY_WORDS % 2 == 0 ? 2 : 1;  // words of a thread that share one
+
 // A thread's channels, as of packed keys, of tokens lane / 4 and lane / 4 + 8 of a tile.
 struct StagedKeys {
-    u32 codes[2][KEY_PARTS][KEY_WORDS];
-    u8 exponents[2][KEY_PARTS][KEY_WORDS];
+    u32 codes[2][KEY_PARTS][KEY_WORDS], exponents[2][KEY_PARTS];  // a byte for each exponent
 };
 
-// Tokens past ``count`` become zeros.
-__device__ __forceinline__ void load_keys(
-    StagedKeys& to, const u8* ring, int ring_tokens, int base, int count, int lane
-) {
+__device__ __forceinline__ void load_keys(StagedKeys& to, const u8* tile, int lane) {
+    const u8* from = tile + lane / 4 * STAGED;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        const int token = lane / 4 + 8 * h;
-        const u8* from = staged_token(ring, ring_tokens, base, token);
+    for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int part = 0; part < KEY_PARTS; ++part) {
-            const int channel = channel_of(part * KEY_WORDS, lane % 4);
-            if (token < count) load_words<STAGED_WORDS>(to.codes[h][part], from + channel);
+            const int channel = channel_of(part * KEY_WORDS, lane % 4), token = 8 * h * STAGED;
+            load_words<STAGED_WORDS>(to.codes[h][part], from + token + channel);
+            u32& exponents = to.exponents[h][part];
+            if constexpr (KEY_WORDS == 4) {
+                exponents = *(const u16*)(from + token + D + channel / 8);
+            } else {
+                exponents = 0;
 #pragma unroll
-            for (int s = 0; s < KEY_WORDS; ++s) {
-                if (token >= count) to.codes[h][part][s] = 0;
-                // Eight channels share an exponent; those of two words begin at a multiple of eight.
-                if (KEY_WORDS % 2 == 0 && s % 2 == 1)
-                    to.exponents[h][part][s] = to.exponents[h][part][s - 1];
-                else
-                    to.exponents[h][part][s] = token < count ? from[D + (channel + 4 * s) / 8] : 0;
+                for (int i = 0; i < KEY_WORDS / SHARE; ++i)
+                    exponents |= (u32)from[token + D + (channel + 4 * SHARE * i) / 8] << 8 * i;
             }
         }
-    }
 }
 
 // The queries of load_query without what it divides by.
@@ -75,52 +99,70 @@ __device__ __forceinline__ void score_exact(float (&scores)[4], const StagedKeys
 #pragma unroll
     for (int part = 0; part < KEY_PARTS; ++part)
 #pragma unroll
-        for (int s = 0; s < KEY_WORDS; ++s) {
-            u32 a[2][2];
+        for (int shared = 0; shared < KEY_WORDS / SHARE; ++shared) {
+            const Unit units[2] = {
+                Unit(keys.exponents[0][part] >> 8 * shared & 0xFF), Unit(keys.exponents[1][part] >> 8 * shared & 0xFF)
+            };
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const u32 unit = unit_of(keys.exponents[h][part][s]);
-                const u32 word = keys.codes[h][part][s];
-                a[h][0] = exact_half2((word & 0x00FF00FF) ^ 0x64806480, unit);
-                a[h][1] = exact_half2((word >> 8 & 0x00FF00FF) ^ 0x64806480, unit);
+            for (int s = shared * SHARE; s < (shared + 1) * SHARE; ++s) {
+                u32 a[2][2];
+#pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                    const u32 word = keys.codes[h][part][s];
+                    a[h][0] = exact_half2(raised_codes(word), units[h]);
+                    a[h][1] = exact_half2(raised_codes(word >> 8), units[h]);
+                }
+                multiply(scores, a[0][0], a[1][0], a[0][1], a[1][1], query[part][s][0], query[part][s][1]);
             }
-            multiply(scores, a[0][0], a[1][0], a[0][1], a[1][1], query[part][s][0], query[part][s][1]);
         }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) scores[e] *= 1 / EIGHTH;
 }
 
-// A thread's pieces, of 16 channels, of sixteen values, on their way to shared memory.
+// The i-th piece, of 16 channels, that a thread takes of a tile's values.
+struct Piece {
+    int token, piece;
+
+    __device__ __forceinline__ Piece(int i, int lane) {
+        constexpr int PIECES = D / 16;  // of a token
+        if (32 % PIECES == 0) {  // the same, said so that what differs between a thread's pieces is a constant
+            token = 32 / PIECES * i + lane / PIECES, piece = lane % PIECES;
+        } else {
+            token = (32 * i + lane) / PIECES, piece = (32 * i + lane) % PIECES;
+        }
+    }
+};
+
+// A thread's pieces on their way to shared memory.
 struct StagedValues {
     u32 codes[D / 32][4], exponents[D / 32];
 };
 
-__device__ __forceinline__ void load_values(
-    StagedValues& to, const u8* ring, int ring_tokens, int base, int count, int lane
-) {
+// Tokens past ``count`` become zeros, by their exponents: what lies there is not told to be finite.
+__device__ __forceinline__ void load_values(StagedValues& to, const u8* tile, int count, int lane) {
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
-        const int at = 32 * i + lane, piece = at % (D / 16), token = at / (D / 16);
-        to.codes[i][0] = to.codes[i][1] = to.codes[i][2] = to.codes[i][3] = to.exponents[i] = 0;
-        if (token < count) {
-            const u8* from = staged_token(ring, ring_tokens, base, token);
-            load_words<STAGED_WORDS>(to.codes[i], from + 16 * piece);
-            to.exponents[i] = *(const u16*)(from + D + 2 * piece);
-        }
+        const Piece own(i, lane);
+        const u8* from = tile + own.token * STAGED;
+        load_words<STAGED_WORDS>(to.codes[i], from + 16 * own.piece);
+        const u32 exponents = *(const u16*)(from + D + 2 * own.piece);
+        to.exponents[i] = own.token < count ? exponents : 0;
     }
 }
 
 __device__ __forceinline__ void write_tile(u16 (*tile)[TILE_STRIDE], const StagedValues& from, int lane) {
 #pragma unroll
     for (int i = 0; i < D / 32; ++i) {
-        const int at = 32 * i + lane, row = at / (D / 16), piece = at % (D / 16);
+        const Piece own(i, lane);
+        const Unit units[2] = {Unit(from.exponents[i] & 0xFF), Unit(from.exponents[i] >> 8)};
         u32 out[8];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-            const u32 unit = unit_of(e < 2 ? from.exponents[i] & 0xFF : from.exponents[i] >> 8);
             const u32 word = from.codes[i][e] ^ 0x80808080;
-            out[2 * e] = exact_half2(__byte_perm(word, 0x64, 0x4140), unit);
-            out[2 * e + 1] = exact_half2(__byte_perm(word, 0x64, 0x4342), unit);
+            out[2 * e] = exact_half2(__byte_perm(word, 0x58, 0x4140), units[e / 2]);
+            out[2 * e + 1] = exact_half2(__byte_perm(word, 0x58, 0x4342), units[e / 2]);
         }
-        uint4* to = (uint4*)&tile[row][16 * piece];
+        uint4* to = (uint4*)&tile[own.token][16 * own.piece];
         to[0] = make_uint4(out[0], out[1], out[2], out[3]);
         to[1] = make_uint4(out[4], out[5], out[6], out[7]);
     }
@@ -133,8 +175,8 @@ __device__ __forceinline__ void stage_values(u16 (*tile)[TILE_STRIDE], const u8*
         const int row = i % 16, piece = i / 16, part = 16 * piece / VALUE_ROWS, at = token + row;
         const int v = 16 * piece / (D / VGROUPS);
         const u32 bits = *(const u16*)(record + VALUE_ZEROS + 2 * (v * T + at));
-        const float zero = floats_of(zeros_of(bits)).x;
-        const float scale = floats_of(scales_of(bits, record[VALUE_SCALES + v * T + at])).x;
+        const float zero = floats_of(zeros_of(bits)).x * EIGHTH;
+        const float scale = floats_of(scales_of(bits, record[VALUE_SCALES + v * T + at])).x * EIGHTH;
         const u8* codes = record + VALUE_CODES + 16 * piece % VALUE_ROWS * T + at;
         u32 out[8];
 #pragma unroll
@@ -149,40 +191,43 @@ __device__ __forceinline__ void stage_values(u16 (*tile)[TILE_STRIDE], const u8*
     }
 }
 
-// Asks for what add_newest takes of a ring, from the token ``exact`` on.
-__device__ __forceinline__ void prefetch_newest(const u8* ring, int ring_tokens, int first, int exact, int length) {
-    if (ring_tokens % 16 != 0) return;
-#pragma unroll 1
-    for (; first < length; first += 16 * WARPS)
-        if (first >= exact) prefetch(ring + first % ring_tokens * STAGED, 16 * STAGED);
+// Asks for a ring's tokens from ``first`` to ``length`` in whole tiles, by one thread.
+__device__ __forceinline__ void prefetch_newest(const u8* ring, int ring_tokens, int first, int length) {
+    const int tokens = (length - first + TILE - 1) / TILE * TILE;
+    if (tokens <= 0) return;
+    const int begin = first % ring_tokens, before_turn = min(tokens, ring_tokens - begin);
+    prefetch(ring + begin * STAGED, before_turn * STAGED);
+    if (before_turn < tokens) prefetch(ring, (tokens - before_turn) * STAGED);
 }
 
-// A warp's share of the newest tokens, sixteen at a time, every WARPS-th. Their keys lie in the ring; their values
-// there or, before ``rough``, in pages.
+// A warp's share of the newest tokens: tiles from the token ``first`` on, every WARPS-th. Their keys lie in the ring;
+// their values there or, before ``rough``, in pages. Values are summed as eighths.
 __device__ __forceinline__ void add_newest(
     State& state, u16 (*tile)[TILE_STRIDE], const u32 (&query)[D / 32][32][4], const u8* key_ring, int key_tokens,
     const u8* value_ring, int value_tokens, const u8* head_pages, const int* table, int stride_page, int first,
     int rough, int length, int lane
 ) {
+    if (first >= length) return;
+    RingTiles key_tiles(key_ring, key_tokens, first), value_tiles(value_ring, value_tokens, first);
     StagedKeys keys;
     StagedValues values;
     Query own;
-    if (first < length) {
-        load_keys(keys, key_ring, key_tokens, first % key_tokens, length - first, lane);
-        load_values(values, value_ring, value_tokens, first % value_tokens, length - first, lane);
-        exact_query(own, query, lane);
-    }
+    load_keys(keys, key_tiles.here(), lane);
+    load_values(values, value_tiles.here(), length - first, lane);
+    exact_query(own, query, lane);
+#pragma unroll 1
     for (int next; first < length; first = next) {
-        next = first + 16 * WARPS;
+        next = first + TILE * WARPS;
+        key_tiles.advance(), value_tiles.advance();
         float scores[1][4] = {};
         score_exact(scores[0], keys, own);
-        if (next < length) load_keys(keys, key_ring, key_tokens, next % key_tokens, length - next, lane);
+        if (next < length) load_keys(keys, key_tiles.here(), lane);
         if (first < rough)
             stage_values(tile, head_pages + (i64)__ldg(table + first / T) * stride_page, first % T, lane);
         else
             write_tile(tile, values, lane);
         __syncwarp();
-        if (next < length) load_values(values, value_ring, value_tokens, next % value_tokens, length - next, lane);
+        if (next < length) load_values(values, value_tiles.here(), length - next, lane);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
             if (first + lane / 4 + e / 2 * 8 >= length) scores[0][e] = -__int_as_float(0x7F800000);

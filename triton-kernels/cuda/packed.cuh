@@ -163,11 +163,21 @@ __device__ __forceinline__ void add_values(
 }
 
 // Sums of codes as subnormal numbers, those of part p times 2^(bits * p), are that much smaller than sums of values.
-__device__ __forceinline__ void change_factors(State& state, bool to_values) {
+__device__ __forceinline__ float factor_of(int channel_tile) {
+    return (float)(1 << 24) / (1 << VB * (channel_tile / VALUE_TILES));
+}
+
+__device__ __forceinline__ void to_sums_of_values(State& state) {
 #pragma unroll
-    for (int c = 0; c < CHANNEL_TILES; ++c) {
-        const float factor = (float)(1 << 24) / (1 << VB * (c / VALUE_TILES));
+    for (int c = 0; c < CHANNEL_TILES; ++c)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) state.out[c][e] *= to_values ? factor : 1 / factor;
-    }
+        for (int e = 0; e < 4; ++e) state.out[c][e] *= factor_of(c);
+}
+
+// From sums of values times ``unit``.
+__device__ __forceinline__ void to_sums_of_codes(State& state, float unit) {
+#pragma unroll
+    for (int c = 0; c < CHANNEL_TILES; ++c)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) state.out[c][e] *= 1 / (unit * factor_of(c));
 }

@@ -11,6 +11,8 @@ const SCALE_BYTES = 3;
 const RECORD_ALIGNMENT = 16;
 /** Channels of a staged token that share an exponent byte. */
 const STAGING_BLOCK = 8;
+/** Tokens that a ring is whole in. */
+const STAGING_TILE = 16;
 
 /** The largest multiple of 8 channels, at most the preset's group, that divides the head size. */
 export function valueGroupFor(preset: Preset, headSize: number): number {
@@ -29,8 +31,8 @@ export function recordBytes(preset: Preset, headSize: number, blockSize = KIVI_B
   return Math.ceil(bytes / RECORD_ALIGNMENT) * RECORD_ALIGNMENT;
 }
 
-function roundedUp(tokens: number): number {
-  return Math.ceil(tokens / 8) * 8;
+function wholeTiles(tokens: number): number {
+  return Math.ceil(tokens / STAGING_TILE) * STAGING_TILE;
 }
 
 /**
@@ -42,7 +44,7 @@ export function stagingBytesPerSequence(
   about: { kvHeads: number; headSize: number },
 ): number {
   const tokens =
-    roundedUp(preset.keyGroup + preset.keyWindow) + roundedUp(preset.valueResidual + preset.valueWindow);
+    wholeTiles(preset.keyGroup + preset.keyWindow) + wholeTiles(preset.valueResidual + preset.valueWindow);
   return tokens * about.kvHeads * (about.headSize + about.headSize / STAGING_BLOCK);
 }
 
