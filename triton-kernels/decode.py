@@ -235,7 +235,7 @@ def shared_bytes(layout: CacheLayout, ratio: int, copying: bool, blocks: Blocks)
         keys = layout.value_codes_offset - layout.key_codes_offset
         values = layout.key_zeros_offset - layout.value_codes_offset
         pairs = layout.record_bytes - layout.key_zeros_offset  # and the next record's
-    newest = 2 * 16 * (d + 8)  # a tile, before the first values
+    newest = 2 * STAGING_TILE * (d + 8)  # a tile, before the first values
     buffer = keys + pairs + max(values + pairs, newest)
     last = 4 * (blocks.warps * ratio * (d + 6) + 1)
     query, of_a_warp = 16 * d, _factor_bytes(layout, copying) + 2 * 8  # and two barriers
@@ -288,6 +288,7 @@ def macros(
         "VALUE_SCALES": layout.value_scales_offset,
         "RECORD": layout.record_bytes,
         "STAGED": staged_bytes(layout.head_size),
+        "TILE": STAGING_TILE,
         "KEY_WINDOW": windows.key_window,
         "VALUE_WINDOW": windows.value_window,
         "VALUE_RESIDUAL": windows.value_residual,

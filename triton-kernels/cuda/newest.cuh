@@ -6,7 +6,6 @@
 #include "packed.cuh"
 #include "softmax.cuh"
 
-constexpr int TILE = 16;  // tokens that are worked on at a time; layout.py's STAGING_TILE
 constexpr float EIGHTH = 0.125f;
 
 // The power of two that a ring's exponent stands for, and what exact_half2 takes off.
@@ -172,7 +171,7 @@ __device__ __forceinline__ void write_tile(u16 (*tile)[TILE_STRIDE], const Stage
 __device__ __forceinline__ void stage_values(u16 (*tile)[TILE_STRIDE], const u8* record, int token, int lane) {
 #pragma unroll 1
     for (int i = lane; i < D; i += 32) {
-        const int row = i % 16, piece = i / 16, part = 16 * piece / VALUE_ROWS, at = token + row;
+        const int row = i % TILE, piece = i / TILE, part = 16 * piece / VALUE_ROWS, at = token + row;
         const int v = 16 * piece / (D / VGROUPS);
         const u32 bits = *(const u16*)(record + VALUE_ZEROS + 2 * (v * T + at));
         const float zero = floats_of(zeros_of(bits)).x * EIGHTH;

@@ -13,7 +13,7 @@ struct Buffer {
         struct {
             u8 values[BUFFERED ? T * VALUE_ROWS : 16], odd_pairs[BUFFERED ? PAIRS : 16];
         };
-        u16 tile[16][TILE_STRIDE];
+        u16 tile[TILE][TILE_STRIDE];
     };
 
     __device__ __forceinline__ u8* pairs(int turn) { return turn ? odd_pairs : even_pairs; }

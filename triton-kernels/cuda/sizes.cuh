@@ -19,6 +19,7 @@ constexpr int KEY_ZEROS = KIVI_KEY_ZEROS, VALUE_ZEROS = KIVI_VALUE_ZEROS;
 constexpr int KEY_SCALES = KIVI_KEY_SCALES, VALUE_SCALES = KIVI_VALUE_SCALES;
 constexpr int RECORD = KIVI_RECORD;                  // bytes of a record
 constexpr int STAGED = KIVI_STAGED;                  // bytes of a token in a ring
+constexpr int TILE = KIVI_TILE;                      // tokens that a ring is whole in, and that newest.cuh takes at a time
 constexpr int KEY_WINDOW = KIVI_KEY_WINDOW, VALUE_WINDOW = KIVI_VALUE_WINDOW, VALUE_RESIDUAL = KIVI_VALUE_RESIDUAL;
 constexpr bool ROTATE = KIVI_ROTATE;                 // the output back
 constexpr bool BUFFERED = KIVI_BUFFERED;             // copy records ahead into shared memory (from sm_90)
@@ -44,6 +45,7 @@ constexpr int PAIRS = RECORD - KEY_ZEROS;     // bytes of all zeros and scales, 
 constexpr int TILE_STRIDE = D + 8;            // halves
 
 static_assert(RATIO <= QUERIES, "one tile of queries");
+static_assert(TILE == 16, "a tensor core instruction's tokens");
 static_assert(D % (KB == 4 ? 32 : 64) == 0 && VALUE_ROWS % 16 == 0, "a thread's codes are whole words");
 static_assert((D / VGROUPS) % 16 == 0 && VALUE_RESIDUAL % 16 == 0 && G % CHUNK == 0 && CHUNK % 32 == 0, "whole tiles");
 static_assert(8 % KEY_GROUPS == 0 && STEP <= 128 && D <= 128, "eight threads share zeros and scales");
