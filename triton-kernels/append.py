@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from vllm_kivi.kernels.decode import closes, few_closing_rows, starts_early
-from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of, rotate
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
     key_slices,
@@ -28,6 +28,7 @@ from vllm_kivi.kernels.quantize import (
     takes_tiles,
     value_span,
 )
+from vllm_kivi.kernels.rotation import rotate
 from vllm_kivi.kernels.staging import admit, load_staged, load_staged_columns, write_staged
 from vllm_kivi.kernels.tasks import Plan
 from vllm_kivi.layout import CacheLayout
@@ -38,7 +39,8 @@ _HEADS, _ALONE = 2, 12
 take all: the step waits for each program, and that is done sooner."""
 
 _CLOSERS, _REGISTERS = 16, 128
-"""Programs of a multiprocessor that close groups, at most, and registers of a thread, of which so many run at once."""
+"""Programs of a multiprocessor that close groups, at most, and registers of a thread, of which so many run at once.
+Where few programs close groups and few take heads, ptxas may have more: all run at once anyway."""
 
 _WIDE_CLOSERS = 8
 """Such programs where heads have more than 128 channels, which take registers: as many as ptxas wants."""
@@ -340,7 +342,7 @@ def append_tokens(
         OVERLAP=overlaps(),
         EARLY=overlaps() and starts_early(rows * heads, processors),
         launch_pdl=overlaps(),
-        maxnreg=None if defers or wide else _REGISTERS,
+        maxnreg=None if wide or (defers and alone) else _REGISTERS,
         num_warps=1,
         enable_fp_fusion=False,
     )

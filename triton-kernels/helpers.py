@@ -1,4 +1,4 @@
-"""Device functions that the kernels share: codes, zeros and scales of a page, and the Hadamard rotation.
+"""Device functions that the kernels share: rows of a batch, codes, zeros and scales of a page.
 
 Everything element-wise is float32 or an integer; narrow types appear only as operands of ``tl.dot``.
 """
@@ -202,32 +202,3 @@ def load_pairs(zeros, scales, offsets, mask):
     zero_bits = tl.load(zeros + offsets, mask=mask, other=0).to(tl.int32)
     scale_bits = tl.load(scales + offsets, mask=mask, other=0).to(tl.int32)
     return decode_zero(zero_bits), decode_scale(zero_bits, scale_bits)
-
-
-# --- Hadamard rotation ------------------------------------------------------------------------------------------------
-
-
-@triton.constexpr_function
-def hadamard_order(HEAD_SIZE):
-    """The largest power of two that divides the head size: the block of reference.hadamard."""
-    return HEAD_SIZE & -HEAD_SIZE
-
-
-@triton.constexpr_function
-def log2(X):
-    """Of a power of two."""
-    return X.bit_length() - 1
-
-
-@triton.jit
-def rotate(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HEAD_SIZE: tl.constexpr):
-    """Orthonormal Hadamard transform of each row of x, f32 [ROWS, COLUMNS]; columns past HEAD_SIZE must be 0.
-
-    Butterflies in float32; the meaning is reference.rotate, the sums are in another order.
-    """
-    ORDER: tl.constexpr = hadamard_order(HEAD_SIZE)
-    for i in tl.static_range(log2(ORDER)):
-        pairs = tl.permute(tl.reshape(x, [ROWS, COLUMNS // (2 << i), 2, 1 << i]), [0, 1, 3, 2])
-        a, b = tl.split(pairs)
-        x = tl.reshape(tl.permute(tl.join(a + b, a - b), [0, 1, 3, 2]), [ROWS, COLUMNS])
-    return x * (ORDER**-0.5)

@@ -16,7 +16,8 @@ from vllm_kivi.kernels.attend import (
     shared_groups,
     unpack_windows,
 )
-from vllm_kivi.kernels.helpers import PER_ROW, Batch, layout_of, rotate
+from vllm_kivi.kernels.helpers import PER_ROW, Batch, layout_of
+from vllm_kivi.kernels.rotation import rotate
 from vllm_kivi.layout import CacheLayout
 
 

@@ -18,76 +18,58 @@ from vllm_kivi.kernels.helpers import (
     check_layout,
     decode_scale,
     decode_zero,
-    hadamard_order,
     layout_of,
     load_pairs,
     part_scale,
     unpack,
 )
+from vllm_kivi.kernels.rotation import splits_evenly, store_unrotated
 from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
 
-
-@triton.jit
-def _write(to, x, HEAD_SIZE: tl.constexpr):
-    """Write x [G, D padded] to pointers [G]."""
-    t, c = tl.arange(0, x.shape[0]), tl.arange(0, x.shape[1])
-    tl.store(to[:, None] + c[None, :], x.to(to.dtype.element_ty), mask=(t >= 0)[:, None] & (c < HEAD_SIZE)[None, :])
+_REGISTERS = 128
+"""Of a thread, for small operands: a program waits for one thing after another, so as many as can shall run at once."""
 
 
-@triton.jit
-def _rotated(acc, x, rotation, first, COUNT: tl.constexpr, HEAD_SIZE: tl.constexpr):
-    """Add x, f32 [G, COUNT padded], channels from ``first`` on, times their rows of the rotation to acc [G, D padded].
-
-    The format keeps what it dequantizes within float16, whose operands round it by 2^-12.
-    """
-    j, c = tl.arange(0, x.shape[1]), tl.arange(0, acc.shape[1])
-    mask = (j < COUNT)[:, None] & (c < HEAD_SIZE)[None, :]
-    part = tl.load(rotation + (first + j)[:, None] * HEAD_SIZE + c[None, :], mask=mask, other=0.0)
-    bounded = tl.minimum(tl.maximum(x, -65504.0), 65504.0)
-    return tl.dot(bounded.to(tl.float16), part, acc)
+@triton.constexpr_function
+def _exact_parts(HEAD_SIZE):
+    """Parts that exact tokens are taken in; operands of more channels would not fit shared memory."""
+    return 2 if HEAD_SIZE > 128 or splits_evenly(HEAD_SIZE // 2, HEAD_SIZE) else 1
 
 
 @triton.jit
-def _fill_keys(to, record, token, rotation, LAYOUT: tl.constexpr, ROTATE: tl.constexpr):
-    """Dequantize the keys of a group, ``token`` (int32 [G]) of the block, to pointers [G]."""
+def _load_keys(record, token, LAYOUT: tl.constexpr):
+    """Parts of keys of a group, ``token`` (int32 [TOKENS]) of the block, as :func:`store_unrotated` takes them."""
     D: tl.constexpr = LAYOUT.head_size
-    COLUMNS: tl.constexpr = triton.next_power_of_2(D)
     WIDTH: tl.constexpr = LAYOUT.key_code_bytes
     group = tl.min(token, 0) // LAYOUT.key_group
     zeros = (record + LAYOUT.key_zeros_offset).to(tl.pointer_type(tl.uint16)) + group * D
     scales = record + LAYOUT.key_scales_offset + group * D
     j = tl.arange(0, triton.next_power_of_2(WIDTH))
-    live = (j < WIDTH)[None, :] & (token >= 0)[:, None]
+    live = (j < WIDTH)[None, :]
     packed = tl.load(record + LAYOUT.key_codes_offset + token[:, None] * WIDTH + j[None, :], mask=live, other=0)
     codes = unpack(packed, LAYOUT.key_bits)
-    acc = tl.zeros([token.shape[0], COLUMNS], tl.float32)
+    parts = ()
     for part in tl.static_range(len(codes)):
         zero, scale = load_pairs(zeros, scales, part * WIDTH + j, j < WIDTH)
         x = codes[part].to(tl.float32) * (scale * part_scale(part, LAYOUT.key_bits))[None, :] + zero[None, :]
-        if ROTATE:
-            acc = _rotated(acc, tl.where(live, x, 0.0), rotation, part * WIDTH, WIDTH, D)
-        else:
-            tl.store(to[:, None] + (part * WIDTH + j)[None, :], x.to(to.dtype.element_ty), mask=live)
-    if ROTATE:
-        _write(to, acc * hadamard_order(D) ** -0.5, D)
+        parts += (x if j.shape[0] == WIDTH else tl.where(live, x, 0.0),)
+    return parts
 
 
 @triton.jit
-def _fill_values(to, record, token, rotation, LAYOUT: tl.constexpr, ROTATE: tl.constexpr):
-    """Dequantize values, likewise."""
-    D: tl.constexpr = LAYOUT.head_size
-    COLUMNS: tl.constexpr = triton.next_power_of_2(D)
+def _load_values(record, token, LAYOUT: tl.constexpr):
+    """Parts of values, likewise, transposed."""
     T: tl.constexpr = LAYOUT.block_size
     ROWS: tl.constexpr = LAYOUT.value_code_rows
     SIZE: tl.constexpr = LAYOUT.value_group
     zeros = (record + LAYOUT.value_zeros_offset).to(tl.pointer_type(tl.uint16))
     scales = record + LAYOUT.value_scales_offset
     j = tl.arange(0, triton.next_power_of_2(ROWS))
-    live = (j < ROWS)[:, None] & (token >= 0)[None, :]
+    live = (j < ROWS)[:, None]
     packed = tl.load(record + LAYOUT.value_codes_offset + j[:, None] * T + token[None, :], mask=live, other=0)
     codes = unpack(packed, LAYOUT.value_bits)
-    acc = tl.zeros([token.shape[0], COLUMNS], tl.float32)
+    parts = ()
     for part in tl.static_range(len(codes)):
         if SIZE % ROWS == 0:  # channels of one part share their scale
             at = part * ROWS // SIZE * T + token
@@ -96,12 +78,8 @@ def _fill_values(to, record, token, rotation, LAYOUT: tl.constexpr, ROTATE: tl.c
         else:
             zero, scale = load_pairs(zeros, scales, ((part * ROWS + j) // SIZE * T)[:, None] + token[None, :], live)
         x = codes[part].to(tl.float32) * (scale * part_scale(part, LAYOUT.value_bits)) + zero
-        if ROTATE:
-            acc = _rotated(acc, tl.trans(tl.where(live, x, 0.0)), rotation, part * ROWS, ROWS, D)
-        else:
-            tl.store(to[None, :] + (part * ROWS + j)[:, None], x.to(to.dtype.element_ty), mask=live)
-    if ROTATE:
-        _write(to, acc * hadamard_order(D) ** -0.5, D)
+        parts += (x if j.shape[0] == ROWS else tl.where(live, x, 0.0),)
+    return parts
 
 
 @triton.jit(do_not_specialize=["count", "stride_table"], do_not_specialize_on_alignment=[*PER_ROW, "units"])
@@ -137,7 +115,7 @@ def _fill_kernel(
     D: tl.constexpr = LAYOUT.head_size
     T: tl.constexpr = LAYOUT.block_size
     PARTS: tl.constexpr = LAYOUT.key_group // TOKENS
-    PIECE: tl.constexpr = D if D <= 128 else 64  # channels of an operand, which must fit shared memory
+    EXACT: tl.constexpr = D // _exact_parts(D)  # channels of a part
     unit, head, values = tl.program_id(0) // PARTS, tl.program_id(1).to(tl.int64), tl.program_id(2) == 1
     heads = tl.num_programs(1)
     row = tl.load(units + unit).to(tl.int64)
@@ -151,9 +129,9 @@ def _fill_kernel(
         record = pages + block.to(tl.int64) * stride_page + head * LAYOUT.record_bytes
         token = tl.multiple_of(first % T, TOKENS) + tl.arange(0, TOKENS)
         if values:
-            _fill_values(to, record, token, rotation, LAYOUT, ROTATE)
+            store_unrotated(to, _load_values(record, token, LAYOUT), rotation, LAYOUT.value_code_rows, D, ROTATE, True)
         else:
-            _fill_keys(to, record, token, rotation, LAYOUT, ROTATE)
+            store_unrotated(to, _load_keys(record, token, LAYOUT), rotation, LAYOUT.key_code_bytes, D, ROTATE, False)
     else:
         start = tl.load(query_start + row)
         length = tl.load(seq_lens + row)
@@ -167,29 +145,16 @@ def _fill_kernel(
             ring_at = ring_key + slot * stride_key_slot + (head * key_tokens + position % key_tokens) * STAGED
             fresh = fresh_key
         fresh_at = fresh + (start + position - before).to(tl.int64) * stride_fresh_token + head * stride_fresh_head
-        acc = tl.zeros([TOKENS, triton.next_power_of_2(D)], tl.float32)
-        for i in tl.static_range(triton.cdiv(D, PIECE)):
-            c = i * PIECE + tl.arange(0, triton.next_power_of_2(PIECE))
-            mine = (c < min((i + 1) * PIECE, D))[None, :]
+        parts = ()
+        for i in tl.static_range(_exact_parts(D)):
+            c = i * EXACT + tl.arange(0, triton.next_power_of_2(EXACT))
+            mine = (c < (i + 1) * EXACT)[None, :]
             x = load_staged(ring_at[:, None], c[None, :], (position < before)[:, None] & mine, D)
             new = ((position >= before) & (position < length))[:, None] & mine
-            x += tl.load(fresh_at[:, None] + c[None, :], mask=new, other=0.0).to(tl.float32)
             # Zeros past the end: the attention multiplies what it masks by 0, so it must be finite.
-            if ROTATE:
-                acc = _rotated(acc, x, rotation, i * PIECE, min(PIECE, D - i * PIECE), D)
-            else:
-                tl.store(to[:, None] + c[None, :], x.to(to.dtype.element_ty), mask=(position >= 0)[:, None] & mine)
-        if ROTATE:
-            _write(to, acc * hadamard_order(D) ** -0.5, D)
-
-
-def rotation_matrix(head_size: int, device: torch.device | str) -> torch.Tensor:
-    """The rotation without its factor ORDER^-0.5: float16 [D, D] of 1, -1 and, between blocks, 0; its own inverse."""
-    order = head_size & -head_size
-    sign = torch.ones(1, 1)
-    while sign.shape[0] < order:
-        sign = torch.cat([torch.cat([sign, sign], 1), torch.cat([sign, -sign], 1)])
-    return torch.block_diag(*[sign] * (head_size // order)).to(device, torch.float16)
+            x += tl.load(fresh_at[:, None] + c[None, :], mask=new, other=0.0).to(tl.float32)
+            parts += (x,)
+        store_unrotated(to, parts, rotation, EXACT, D, ROTATE, False)
 
 
 def fill_slab(
@@ -208,7 +173,7 @@ def fill_slab(
         slab: keys and values [units, G, H, D], contiguous, in the model's dtype.
         units: int32 [3, n], contiguous: a unit's row of the batch, its first position (of a key group), and 1 where its
             tokens are read exactly, from the rings and the step's tokens, 0 where from their page.
-        rotation: of :func:`rotation_matrix`, to be undone; None if the format does not rotate.
+        rotation: of :func:`vllm_kivi.kernels.rotation.rotation_matrix`, to undo; None if the format does not rotate.
         pages: uint8 [blocks, H, record_bytes], the last two dimensions contiguous, with all groups that the step
             completes.
         rings: uint8 [slots, H, ring tokens, staged bytes], as the step before left them.
@@ -217,6 +182,8 @@ def fill_slab(
     check_layout(layout)
     (slab_key, slab_value), (ring_key, ring_value), (fresh_key, fresh_value) = slab, rings, fresh
     count = units.shape[1]
+    least_width = min(layout.key_code_bytes, layout.value_code_rows)
+    small = layout.head_size <= 128 and splits_evenly(least_width, layout.head_size)
     tokens = min(layout.key_group, 64 if layout.head_size <= 128 else 32)
     _fill_kernel[(count * layout.key_group // tokens, pages.shape[1], 2)](
         slab_key,
@@ -245,5 +212,6 @@ def fill_slab(
         STAGED=ring_key.shape[3],
         ROTATE=rotation is not None,
         TOKENS=tokens,
-        num_warps=8,
+        num_warps=tokens // 16 if small else 8,
+        maxnreg=_REGISTERS if small else None,
     )

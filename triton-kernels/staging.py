@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from vllm_kivi.kernels.helpers import INTERPRETING, PER_ROW, Batch, rotate
+from vllm_kivi.kernels.helpers import INTERPRETING, PER_ROW, Batch
+from vllm_kivi.kernels.rotation import rotate
 from vllm_kivi.layout import STAGING_BLOCK
 from vllm_kivi.reference import LARGEST
 

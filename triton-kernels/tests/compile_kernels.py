@@ -34,7 +34,8 @@ from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.few import attend_few, new_scratch
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import attend_many, store_many
-from vllm_kivi.kernels.slab import fill_slab, rotation_matrix
+from vllm_kivi.kernels.rotation import rotation_matrix
+from vllm_kivi.kernels.slab import fill_slab
 from vllm_kivi.kernels.staging import stage_newest
 from vllm_kivi.kernels.tasks import Plan, plan_tasks
 from vllm_kivi.layout import staged_bytes

@@ -13,7 +13,8 @@ from test_attend import K2V2, K4V2, K4V4, MANY, PLAIN, WINDOWED, check
 from vllm_kivi.backend.gpu.pieces import Piece, least_units, plan_pieces, reach_of
 from vllm_kivi.config import PRESETS, KiviConfig
 from vllm_kivi.kernels.many import Pair
-from vllm_kivi.kernels.slab import fill_slab, rotation_matrix
+from vllm_kivi.kernels.rotation import rotation_matrix
+from vllm_kivi.kernels.slab import fill_slab
 from vllm_kivi.reference import attention_over, merge
 
 WIDE = replace(K4V4, key_window=256, value_window=256)
@@ -70,8 +71,12 @@ def attend_slabs(step: Step, staged: Pair, extra_units: int) -> int:
         (K4V2, 96, 3, torch.float16, [*MANY, Row(250, 140)]),
         (K2V2, 64, 1, torch.float16, [Row(0, 40), Row(300, 70), Row(320, 20, readable_from=320), Row(0, 0)]),
         (replace(K2V2, value_group=24, value_group_given=True), 72, 1, torch.float16, [Row(150, 30)]),
+        (K4V2, 128, 1, torch.float16, [Row(150, 30)]),
+        (K4V4, 256, 1, torch.float16, [Row(150, 30)]),
+        (K4V4, 160, 1, torch.float16, [Row(150, 30)]),
+        (K2V2, 32, 1, torch.float16, [Row(150, 30)]),
     ],
-    ids=("k4v4", "plain", "k4v2-d96", "k2v2", "groups-across-parts"),
+    ids=("k4v4", "plain", "k4v2-d96", "k2v2", "groups-across-parts", "k4v2", "wide", "wide-uneven", "narrow"),
 )
 @pytest.mark.parametrize("extra_units", [0, 6])
 def test_slabs(

@@ -18,7 +18,8 @@ from vllm_kivi.backend.gpu.pieces import Piece, Reach, least_units, reach_of
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair
-from vllm_kivi.kernels.slab import fill_slab, rotation_matrix
+from vllm_kivi.kernels.rotation import rotation_matrix
+from vllm_kivi.kernels.slab import fill_slab
 from vllm_kivi.layout import CacheLayout
 
 SLAB_BYTES = 192 << 20
@@ -48,7 +49,7 @@ class Slab:
 
     Attributes:
         key, value: [units, G, H, D] in the model's dtype; never NaN, even where nothing was written.
-        rotation: of :func:`vllm_kivi.kernels.slab.rotation_matrix`; None if the format does not rotate.
+        rotation: of :func:`vllm_kivi.kernels.rotation.rotation_matrix`; None if the format does not rotate.
     """
 
     key: torch.Tensor
