@@ -53,6 +53,12 @@ def splits_evenly(WIDTH, HEAD_SIZE):
     return HEAD_SIZE & (HEAD_SIZE - 1) == 0 and WIDTH >= 16  # the least that tl.dot takes
 
 
+@triton.constexpr_function
+def padded_width(WIDTH):
+    """Channels of a part that :func:`store_unrotated` takes: what tl.arange and tl.dot can."""
+    return max(triton.next_power_of_2(WIDTH), 16)
+
+
 @triton.jit
 def _finite_halves(x, TRANSPOSE: tl.constexpr):
     """Float16 of x: the format keeps what it dequantizes within it, and 2^-12 is what operands are rounded by."""
@@ -82,7 +88,7 @@ def store_unrotated(
             WIDTH.
         rotation: of :func:`rotation_matrix`.
     """
-    SIZE: tl.constexpr = triton.next_power_of_2(WIDTH)
+    SIZE: tl.constexpr = padded_width(WIDTH)
     t, j = tl.arange(0, to.shape[0])[:, None], tl.arange(0, SIZE)[None, :]
     live = (t >= 0) & (j < WIDTH)
     if ROTATE and splits_evenly(WIDTH, HEAD_SIZE):

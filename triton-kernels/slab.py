@@ -23,7 +23,7 @@ from vllm_kivi.kernels.helpers import (
     part_scale,
     unpack,
 )
-from vllm_kivi.kernels.rotation import splits_evenly, store_unrotated
+from vllm_kivi.kernels.rotation import padded_width, splits_evenly, store_unrotated
 from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
 
@@ -45,7 +45,7 @@ def _load_keys(record, token, LAYOUT: tl.constexpr):
     group = tl.min(token, 0) // LAYOUT.key_group
     zeros = (record + LAYOUT.key_zeros_offset).to(tl.pointer_type(tl.uint16)) + group * D
     scales = record + LAYOUT.key_scales_offset + group * D
-    j = tl.arange(0, triton.next_power_of_2(WIDTH))
+    j = tl.arange(0, padded_width(WIDTH))
     live = (j < WIDTH)[None, :]
     packed = tl.load(record + LAYOUT.key_codes_offset + token[:, None] * WIDTH + j[None, :], mask=live, other=0)
     codes = unpack(packed, LAYOUT.key_bits)
@@ -65,7 +65,7 @@ def _load_values(record, token, LAYOUT: tl.constexpr):
     SIZE: tl.constexpr = LAYOUT.value_group
     zeros = (record + LAYOUT.value_zeros_offset).to(tl.pointer_type(tl.uint16))
     scales = record + LAYOUT.value_scales_offset
-    j = tl.arange(0, triton.next_power_of_2(ROWS))
+    j = tl.arange(0, padded_width(ROWS))
     live = (j < ROWS)[:, None]
     packed = tl.load(record + LAYOUT.value_codes_offset + j[:, None] * T + token[None, :], mask=live, other=0)
     codes = unpack(packed, LAYOUT.value_bits)
@@ -147,7 +147,7 @@ def _fill_kernel(
         fresh_at = fresh + (start + position - before).to(tl.int64) * stride_fresh_token + head * stride_fresh_head
         parts = ()
         for i in tl.static_range(_exact_parts(D)):
-            c = i * EXACT + tl.arange(0, triton.next_power_of_2(EXACT))
+            c = i * EXACT + tl.arange(0, padded_width(EXACT))
             mine = (c < (i + 1) * EXACT)[None, :]
             x = load_staged(ring_at[:, None], c[None, :], (position < before)[:, None] & mine, D)
             new = ((position >= before) & (position < length))[:, None] & mine

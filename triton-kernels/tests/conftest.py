@@ -37,6 +37,7 @@ if "pytest" in sys.modules:
     import torch
 
     use_repository(interpret=not torch.cuda.is_available())
+    torch.set_num_threads(min(torch.get_num_threads(), 2))  # the reference's steps are small; processes share the cores
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,7 +22,7 @@ _BYTE_LOADS_LIMIT = 48
 
 # Spread over the architectures: each preset, both ways with value scales, both dtypes.
 _CASES = {
-    80: ("k4v4:128:4:float16",),
+    80: ("k4v4:128:4:float16", "k2v2:32:1:float16"),
     90: ("k4v4:128:4:bfloat16", "k2v2:96:16:bfloat16"),
     100: ("k4v2:128:5:bfloat16",),
     120: ("k4v2:256:8:float16",),
