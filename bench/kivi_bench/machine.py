@@ -32,6 +32,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def load() -> dict[str, Any]:
+    """Processes that ran or waited for a CPU in the last minute, on average, and the CPUs that there are for all."""
+    return {"load": os.getloadavg()[0], "cpus": os.cpu_count() or 1}
+
+
 def _driver() -> str | None:
     """Version of NVIDIA's driver, which no library in the process tells."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -165,7 +165,8 @@ def run_throughput(llm: Any, spec: CellSpec, tokens_held: int, events: Events) -
         events.emit("phase", phase="throughput", detail=shape.name, step=index + 1, steps=len(spec.throughput.shapes))
         prompts = throughput.random_prompts(shape, vocabulary, spec.throughput.seed, special)
         warmup, samples = throughput.measure(shape, prompts, spec.throughput.repeats, generate, least)
-        results.append(throughput.summarize(shape, warmup, samples, tokens_held))
+        summary = throughput.summarize(shape, warmup, samples, tokens_held)
+        results.append({**summary, "host": machine.load()})
     return results
 
 

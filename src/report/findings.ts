@@ -19,6 +19,17 @@ export function stagedForFewer(cell: Cell, base: Cell | undefined): boolean {
   return slots > 0 && slots < (base?.engine?.maxNumSeqs ?? 0);
 }
 
+/** As many processes for each CPU are more than an engine's own. */
+const BUSY = 1.5;
+
+/** What other work may have done to a cell's rates, which all its samples may share. */
+export function busyMachine({ throughput = [] }: Cell): string | undefined {
+  const hosts = throughput.flatMap(({ host }) => host ?? []);
+  const worst = hosts.toSorted((a, b) => b.load / b.cpus - a.load / a.cpus)[0];
+  if (worst === undefined || worst.load <= BUSY * worst.cpus) return undefined;
+  return `The machine had other work, a load of ${Math.round(worst.load)} on ${worst.cpus} CPUs: measure again without.`;
+}
+
 type Told = Pick<Finding, "level" | "title" | "message">;
 
 function cellFindings(cell: Cell, base: Cell | undefined): Told[] {
@@ -44,6 +55,9 @@ function cellFindings(cell: Cell, base: Cell | undefined): Told[] {
       });
     }
   }
+  const busy = busyMachine(cell);
+  if (busy !== undefined)
+    found.push({ level: "warning", title: `${cell.cache} on a busy machine`, message: busy });
   const doubt = cell.fill && unproven(cell.fill);
   if (doubt !== undefined)
     found.push({ level: "warning", title: `${cell.cache} not filled`, message: doubt });

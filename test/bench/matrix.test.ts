@@ -151,7 +151,8 @@ describe("the matrix", () => {
         const base = workerResult("bf16");
         const [load] = base.throughput as object[];
         const samples = [times(seconds, 2 * seconds)];
-        return { ...base, cache: spec.cache, throughput: [{ ...load, samples }] };
+        const host = { load: seconds, cpus: 2 };
+        return { ...base, cache: spec.cache, throughput: [{ ...load, samples, host }] };
       });
     };
     const specsOf = (commands: readonly Command[]) =>
@@ -181,6 +182,7 @@ describe("the matrix", () => {
       ]);
       expect(loads.map((load) => load?.prefillTokensPerSecond)).toEqual(Array(3).fill((4 * 1024) / 3.5));
       expect(loads.map((load) => load?.decodeTokensPerSecond)).toEqual(Array(3).fill((4 * 32) / 3.5));
+      expect(loads.map((load) => load?.host?.load)).toEqual([6, 5, 4]);
       expect(result.cells[0]?.perplexity).toBeDefined();
     });
 

@@ -85,6 +85,8 @@ const throughput = z.object({
   warmupSeconds: positive,
   samples: z.array(z.object({ prefillSeconds: positive, totalSeconds: positive })).min(1),
   fits: z.boolean(),
+  /** Of the last minute, on average, and of the whole machine; not in the results of earlier versions. */
+  host: z.object({ load: z.number().nonnegative(), cpus: count }).optional(),
 });
 
 const perplexity = z.object({

@@ -19,8 +19,10 @@ function mergeLoad(load: Load, later: Load | undefined): Load {
   const prefill = median(samples.map((sample) => sample.prefillSeconds));
   // As bench/kivi_bench/throughput.py: from the medians of both times.
   const decode = median(samples.map((sample) => sample.totalSeconds)) - prefill;
+  const busier = (later.host?.load ?? 0) > (load.host?.load ?? 0) ? later : load;
   return {
     ...load,
+    ...(busier.host && { host: busier.host }),
     samples,
     prefillTokensPerSecond: (load.batch * load.context) / prefill,
     decodeTokensPerSecond: decode > 0 ? (load.batch * load.new) / decode : null,
