@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from vllm_kivi.reference import hadamard
+
 
 @triton.constexpr_function
 def hadamard_order(HEAD_SIZE):
@@ -39,11 +41,7 @@ def rotate(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HEAD_SIZE: tl.constexpr
 
 def rotation_matrix(head_size: int, device: torch.device | str) -> torch.Tensor:
     """The rotation without its factor ORDER^-0.5: float16 [D, D] of 1, -1 and, between blocks, 0; its own inverse."""
-    order = head_size & -head_size
-    sign = torch.ones(1, 1)
-    while sign.shape[0] < order:
-        sign = torch.cat([torch.cat([sign, sign], 1), torch.cat([sign, -sign], 1)])
-    return torch.block_diag(*[sign] * (head_size // order)).to(device, torch.float16)
+    return hadamard(head_size).sign().to(device, torch.float16)
 
 
 @triton.constexpr_function
@@ -84,8 +82,8 @@ def store_unrotated(
     """Write heads of tokens, rotated back if ROTATE, to pointers [TOKENS].
 
     Args:
-        x: a tuple of a head's parts, f32 [TOKENS, WIDTH padded], or [WIDTH padded, TOKENS] where TRANSPOSED; zeros past
-            WIDTH.
+        x: a tuple of a head's parts, f32 [TOKENS, WIDTH padded], or [WIDTH padded, TOKENS] where TRANSPOSED. Past
+            WIDTH anything but NaN: the rotation is 0 there.
         rotation: of :func:`rotation_matrix`.
     """
     SIZE: tl.constexpr = padded_width(WIDTH)

@@ -53,7 +53,7 @@ def _load_keys(record, token, LAYOUT: tl.constexpr):
     for part in tl.static_range(len(codes)):
         zero, scale = load_pairs(zeros, scales, part * WIDTH + j, j < WIDTH)
         x = codes[part].to(tl.float32) * (scale * part_scale(part, LAYOUT.key_bits))[None, :] + zero[None, :]
-        parts += (x if j.shape[0] == WIDTH else tl.where(live, x, 0.0),)
+        parts += (x,)
     return parts
 
 
@@ -78,7 +78,7 @@ def _load_values(record, token, LAYOUT: tl.constexpr):
         else:
             zero, scale = load_pairs(zeros, scales, ((part * ROWS + j) // SIZE * T)[:, None] + token[None, :], live)
         x = codes[part].to(tl.float32) * (scale * part_scale(part, LAYOUT.value_bits)) + zero
-        parts += (x if j.shape[0] == ROWS else tl.where(live, x, 0.0),)
+        parts += (x,)
     return parts
 
 

@@ -50,7 +50,8 @@ def hadamard(head_size: int) -> torch.Tensor:
     For a head size that is no power of two: block-diagonal, in blocks of the largest power of two that divides D.
     """
     order = head_size & -head_size
-    block = torch.ones(1, 1, dtype=torch.float32)  # vLLM changes the default dtype while it loads a model
+    # vLLM changes both defaults while it loads a model, and takes a GPU's memory away when it sleeps: this is kept.
+    block = torch.ones(1, 1, dtype=torch.float32, device="cpu")
     while block.shape[0] < order:
         block = torch.cat([torch.cat([block, block], 1), torch.cat([block, -block], 1)], 0)
     matrix: torch.Tensor = torch.block_diag(*[block / math.sqrt(order)] * (head_size // order))
