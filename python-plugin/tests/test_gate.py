@@ -1,7 +1,6 @@
 """What an engine's configuration may ask for together with KIVI, on vLLM's own configuration objects."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -161,30 +160,6 @@ def test_settings_without_the_dtype_are_refused(folder: Path) -> None:
         ValueError, match="'kivi' settings but KIVI is not asked for: add --kv-cache-dtype, one of kivi_k4v4"
     ):
         engine_config(folder, additional_config={"kivi": {"key_window": 1}})
-
-
-def test_more_sequences_than_staging_can_pay_for_are_lowered_visibly(
-    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-    memory = 8 << 20
-    config = engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=memory, max_num_seqs=256)
-    one = config_of(config).staging_bytes_per_sequence(1, 128, layers=2)
-    assert config.scheduler_config.max_num_seqs == memory // 4 // one - 1 == 31
-    assert staging_bytes(config) <= memory // 4
-    assert any("KIVI lowers max_num_seqs from 256 to 31" in record.getMessage() for record in caplog.records)
-
-
-def test_affordable_sequences_are_left_alone(folder: Path) -> None:
-    assert engine_config(folder, kv_cache_dtype="kivi_k4v4").scheduler_config.max_num_seqs == 8
-
-
-def test_no_memory_for_one_open_group_is_refused_with_what_is_enough(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"raise --kv-cache-memory-bytes to at least (\d+)") as caught:
-        engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=200_000)
-    enough = int(str(caught.value).split("at least ")[1].split()[0])
-    config = engine_config(folder, kv_cache_dtype="kivi_k4v4", kv_cache_memory_bytes=enough)
-    assert config.scheduler_config.max_num_seqs == 1
 
 
 @pytest.mark.parametrize(("ranks", "kv_heads"), [(1, 4), (2, 2), (4, 1), (8, 1)])

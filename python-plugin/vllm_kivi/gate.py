@@ -13,12 +13,6 @@ from vllm_kivi.settings import audit_rate, config_of, is_asked_for, kivi_layers,
 
 logger = logging.getLogger("vllm.vllm_kivi")
 
-STAGING_SHARE = {"cpu": 4, "cuda": 20}
-"""Staging may take at most one part in this many of the memory; beyond it max_num_seqs is lowered, visibly.
-
-On a GPU vLLM's default is up to 1024 sequences, whose rings would take a tenth of the memory on most models.
-"""
-
 
 def check_before(vllm_config: Any) -> None:
     """Refuse what KIVI cannot serve correctly, then settle the block size.
@@ -60,10 +54,11 @@ def check_after(vllm_config: Any) -> None:
     """Once the platform has settled its part: the block size still fits, and staging is affordable."""
     if not is_asked_for(vllm_config) or vllm_config.model_config is None:
         return
-    config = config_of(vllm_config)
+    from vllm_kivi.cache.slot_limit import limit_sequences
+
     facts.honour_cache_memory(vllm_config)
-    _check_layout(config, vllm_config)
-    _limit_sequences(config, vllm_config)
+    _check_layout(config_of(vllm_config), vllm_config)
+    limit_sequences(vllm_config)
 
 
 def backend_path(vllm_config: Any, selector_config: Any) -> str:
@@ -207,31 +202,6 @@ def _check_layout(config: KiviConfig, vllm_config: Any) -> None:
         config.layout(vllm_config.model_config.get_head_size(), vllm_config.cache_config.block_size)
     except LayoutError as error:
         raise ConfigError(f"KIVI refuses: {error}") from error
-
-
-def _limit_sequences(config: KiviConfig, vllm_config: Any) -> None:
-    from vllm.platforms import current_platform
-
-    from vllm_kivi.report import cache_memory_bytes, staging_bytes_per_sequence
-
-    memory, scheduler = cache_memory_bytes(vllm_config), vllm_config.scheduler_config
-    share = STAGING_SHARE["cpu" if current_platform.is_cpu() else "cuda"]
-    one = staging_bytes_per_sequence(vllm_config)
-    affordable = memory // share // one - 1
-    if affordable < 1:
-        raise ConfigError(
-            f"KIVI refuses: the open group of one sequence takes {one} bytes of staging and "
-            f"the cache memory is {memory} bytes; raise --kv-cache-memory-bytes to at least {2 * one * share}"
-        )
-    if affordable < scheduler.max_num_seqs:
-        logger.warning(
-            "KIVI lowers max_num_seqs from %d to %d: each sequence keeps its newest tokens (%d keys, %d values a layer "
-            "and head) in %.2f MB of staging, and staging is limited to 1/%d of the memory (%.2f GB). Raise "
-            "--kv-cache-memory-bytes or --gpu-memory-utilization for more sequences.",
-            scheduler.max_num_seqs, affordable, config.key_staging_tokens(), config.value_staging_tokens(), one / 1e6,
-            share, memory / 1e9,
-        )  # fmt: skip
-        scheduler.max_num_seqs = affordable
 
 
 def _forget_chosen_backends() -> None:

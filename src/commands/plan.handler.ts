@@ -89,7 +89,7 @@ function refuseOverflow({ budget }: CapacityPlan, input: PlanInput): void {
   );
 }
 
-/** One part in this many of the memory that vLLM may use, as the plugin limits it on a GPU (vllm_kivi/gate.py). */
+/** One part in this many of the memory that vLLM may use, as the plugin limits it on a GPU (vllm_kivi/cache/slot_limit.py). */
 const STAGING_SHARE = 20;
 
 function notes(model: ModelShape, { layers, caches, budget }: CapacityPlan, context: number): string[] {

@@ -35,6 +35,12 @@ def draft_tokens(vllm_config: Any) -> int:
     return 0 if speculative is None else int(speculative.num_speculative_tokens)
 
 
+def decode_graph_rows(vllm_config: Any) -> list[int]:
+    """Sequences in each CUDA graph of a decode step, before vLLM leaves out those beyond ``max_num_seqs``."""
+    tokens = 1 + draft_tokens(vllm_config)
+    return [-(-size // tokens) for size in vllm_config.compilation_config.cudagraph_capture_sizes or ()]
+
+
 def uses_v2_runner(vllm_config: Any) -> bool:
     """Whether vLLM takes its V2 model runner: the configuration says so in 0.22 to 0.32, before a variable."""
     if hasattr(vllm_config, "use_v2_model_runner"):
