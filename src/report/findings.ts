@@ -13,10 +13,11 @@ export interface Finding {
   readonly set?: ResultSet;
 }
 
-/** True when it staged for fewer sequences than the engine may run. */
-export function stagedForFewer(cell: Cell, base: Cell | undefined): boolean {
-  const slots = cell.capacity?.stagingSlots ?? 0;
-  return slots > 0 && slots < (base?.engine?.maxNumSeqs ?? 0);
+/** What says that fewer sequences ran at a time than with the baseline's cache, whatever the cache holds. */
+export function fewerSequences({ engine }: Cell, base: Cell | undefined): string | undefined {
+  const most = base?.engine?.maxNumSeqs;
+  if (engine === undefined || most === undefined || engine.maxNumSeqs >= most) return undefined;
+  return `At most ${engine.maxNumSeqs} sequences ran at a time, of the ${most} asked for: staging is limited to a share of the memory (--kv-memory, --max-num-seqs).`;
 }
 
 /** As many processes for each CPU are more than an engine's own. */
@@ -61,13 +62,9 @@ function cellFindings(cell: Cell, base: Cell | undefined): Told[] {
   const doubt = cell.fill && unproven(cell.fill);
   if (doubt !== undefined)
     found.push({ level: "warning", title: `${cell.cache} not filled`, message: doubt });
-  if (stagedForFewer(cell, base)) {
-    found.push({
-      level: "warning",
-      title: `${cell.cache} staging`,
-      message: `Staged for ${cell.capacity?.stagingSlots} sequences only: staging is limited to a share of the memory.`,
-    });
-  }
+  const fewer = fewerSequences(cell, base);
+  if (fewer !== undefined)
+    found.push({ level: "warning", title: `${cell.cache} with fewer sequences`, message: fewer });
   return found;
 }
 

@@ -4,7 +4,7 @@ import type { Report } from "../core/report/index.js";
 import { oneLine } from "../shared/one-line.js";
 import { about, differences, UNLIKE } from "./about.js";
 import { unproven } from "./fill.js";
-import { busyMachine, stagedForFewer } from "./findings.js";
+import { busyMachine, fewerSequences } from "./findings.js";
 import { type Grid, layOut, type Row } from "./grid.js";
 import { INTERVAL_NOTE } from "./interval.js";
 import { type Metric, standing, tableSections } from "./metrics.js";
@@ -66,11 +66,8 @@ function footnotes(sections: readonly Metric[][], rows: readonly CellRow[], seve
   for (const { set, cell, base } of ran) {
     const where = several ? `${cell.cache} of ${set.name}` : cell.cache;
     const doubt = cell.fill && unproven(cell.fill);
-    for (const note of [busyMachine(cell), doubt]) if (note !== undefined) notes.push(`${where}: ${note}`);
-    if (!stagedForFewer(cell, base)) continue;
-    notes.push(
-      `${where} staged for ${cell.capacity?.stagingSlots} sequences only: staging is limited to a share of the memory.`,
-    );
+    for (const note of [busyMachine(cell), doubt, fewerSequences(cell, base)])
+      if (note !== undefined) notes.push(`${where}: ${note}`);
   }
   return notes;
 }
