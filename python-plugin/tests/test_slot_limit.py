@@ -84,6 +84,7 @@ def test_no_memory_for_one_open_group_is_refused_with_what_is_enough(folder: Pat
         ("k4v2", 5 << 30, 256, 72),
         ("k2v2", 5 << 30, 256, 88),
         ("k4v4", 512 << 20, 256, 4),
+        ("k4v4", 100 << 20, 256, 1),
         ("k4v4", 40 << 30, 1024, 256),  # more would be paid by capacity
         ("k4v4", 80 << 30, 1024, 448),  # a twentieth is 454
         ("k4v4", 120 << 30, 1024, 681),  # beyond every graph, where vLLM has none either

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from vllm_kivi.compat import facts
@@ -10,8 +9,6 @@ from vllm_kivi.compat.releases import why_untried
 from vllm_kivi.config import CACHE_DTYPES, DEFAULT_BLOCK_SIZE, SETTINGS_KEY, ConfigError, KiviConfig
 from vllm_kivi.layout import LayoutError
 from vllm_kivi.settings import audit_rate, config_of, is_asked_for, kivi_layers, kivi_settings
-
-logger = logging.getLogger("vllm.vllm_kivi")
 
 
 def check_before(vllm_config: Any) -> None:

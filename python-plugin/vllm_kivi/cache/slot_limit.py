@@ -39,17 +39,17 @@ def limit_sequences(vllm_config: Any) -> None:
     share = STAGING_SHARE["cpu" if current_platform.is_cpu() else "cuda"]
     slots = memory // share // slot - 1  # one more is scratch
     limit = f"staging is limited to 1/{share} of the memory ({memory / 1e9:.2f} GB)"
-    if slots < 1:
-        raise ConfigError(
-            f"KIVI refuses: the open group of one sequence takes {slot} bytes of staging and "
-            f"the cache memory is {memory} bytes; raise --kv-cache-memory-bytes to at least {2 * slot * share}"
-        )
     # Otherwise the memory holds the weights too, which are not known yet.
     if not current_platform.is_cpu() and vllm_config.cache_config.kv_cache_memory_bytes is not None:
         tokens = min(TYPICAL_TOKENS, vllm_config.model_config.max_model_len)
         typical = typical_slots(memory, slot, tokens * _token_bytes(vllm_config))
         if typical > slots:
             slots, limit = typical, f"{memory / 1e9:.2f} GB hold that many sequences of {tokens} tokens"
+    if slots < 1:
+        raise ConfigError(
+            f"KIVI refuses: the open group of one sequence takes {slot} bytes of staging and "
+            f"the cache memory is {memory} bytes; raise --kv-cache-memory-bytes to at least {2 * slot * share}"
+        )
     scheduler = vllm_config.scheduler_config
     if slots < scheduler.max_num_seqs:
         slots = whole_graph(slots, decode_graph_rows(vllm_config))
