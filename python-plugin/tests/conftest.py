@@ -17,6 +17,20 @@ settings.register_profile("plugin", deadline=None, max_examples=60, derandomize=
 settings.load_profile("plugin")
 
 
+@pytest.fixture(scope="module")
+def registered() -> None:
+    """The plugin, as vLLM loads it in each of its processes."""
+    import vllm_kivi
+
+    vllm_kivi.register()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a test puts its model."""
+    return tmp_path / "model"
+
+
 @pytest.fixture
 def seeded() -> torch.Generator:
     """A generator of its own for each test, so that tests do not depend on their order."""

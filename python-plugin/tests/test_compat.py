@@ -36,14 +36,7 @@ HOOKS = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> None:
-    vllm_kivi.register()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "model"
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 def test_installing_again_changes_nothing() -> None:

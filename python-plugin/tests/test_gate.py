@@ -7,20 +7,11 @@ import pytest
 import vllm
 from engine_configs import DEEPSEEK, ENCODER_DECODER, LLAMA, MISTRAL, engine_config
 
-import vllm_kivi
 from vllm_kivi.config import PRESETS
 from vllm_kivi.report import staging_bytes
 from vllm_kivi.settings import config_of
 
-
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> None:
-    vllm_kivi.register()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "model"
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -13,7 +13,6 @@ from vllm.v1.core.kv_cache_utils import get_kv_cache_groups
 from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
 from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec, UniformTypeKVCacheSpecs
 
-import vllm_kivi
 from vllm_kivi.cache.fresh import FreshBlocks
 from vllm_kivi.cache.pages import block_size_beside_windows, fit_pages, plain_block_size
 from vllm_kivi.cache.spec import KiviFullAttentionSpec
@@ -24,9 +23,7 @@ WINDOWED = {**LLAMA, "num_hidden_layers": 3, "sliding_window": 100,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> None:
-    vllm_kivi.register()
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 def groups_of(config: VllmConfig, specs: dict[str, Any]) -> list[Any]:

@@ -8,7 +8,6 @@ import pytest
 from engine_configs import LLAMA, engine_config
 from vllm.platforms import current_platform
 
-import vllm_kivi
 from vllm_kivi.cache.slot_limit import limit_sequences, typical_slots, whole_graph
 from vllm_kivi.report import staging_bytes
 from vllm_kivi.settings import config_of
@@ -26,14 +25,7 @@ CAPTURED = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
 """vLLM's own sizes on a GPU."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> None:
-    vllm_kivi.register()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "model"
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_kivi.cache.slot_limit import limit_sequences
 from vllm_kivi.compat import facts
 from vllm_kivi.compat.releases import why_untried
 from vllm_kivi.config import CACHE_DTYPES, DEFAULT_BLOCK_SIZE, SETTINGS_KEY, ConfigError, KiviConfig
@@ -51,8 +52,6 @@ def check_after(vllm_config: Any) -> None:
     """Once the platform has settled its part: the block size still fits, and staging is affordable."""
     if not is_asked_for(vllm_config) or vllm_config.model_config is None:
         return
-    from vllm_kivi.cache.slot_limit import limit_sequences
-
     facts.honour_cache_memory(vllm_config)
     _check_layout(config_of(vllm_config), vllm_config)
     limit_sequences(vllm_config)

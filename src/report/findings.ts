@@ -31,6 +31,15 @@ export function busyMachine({ throughput = [] }: Cell): string | undefined {
   return `The machine had other work, a load of ${Math.round(worst.load)} on ${worst.cpus} CPUs: measure again without.`;
 }
 
+/** What a reader must know of all figures of a cell, each with a few words that name it. */
+export function doubts(cell: Cell, base: Cell | undefined): { about: string; message: string }[] {
+  return [
+    { about: "on a busy machine", message: busyMachine(cell) },
+    { about: "not filled", message: cell.fill && unproven(cell.fill) },
+    { about: "with fewer sequences", message: fewerSequences(cell, base) },
+  ].flatMap(({ about, message }) => (message === undefined ? [] : [{ about, message }]));
+}
+
 type Told = Pick<Finding, "level" | "title" | "message">;
 
 function cellFindings(cell: Cell, base: Cell | undefined): Told[] {
@@ -56,15 +65,8 @@ function cellFindings(cell: Cell, base: Cell | undefined): Told[] {
       });
     }
   }
-  const busy = busyMachine(cell);
-  if (busy !== undefined)
-    found.push({ level: "warning", title: `${cell.cache} on a busy machine`, message: busy });
-  const doubt = cell.fill && unproven(cell.fill);
-  if (doubt !== undefined)
-    found.push({ level: "warning", title: `${cell.cache} not filled`, message: doubt });
-  const fewer = fewerSequences(cell, base);
-  if (fewer !== undefined)
-    found.push({ level: "warning", title: `${cell.cache} with fewer sequences`, message: fewer });
+  for (const { about, message } of doubts(cell, base))
+    found.push({ level: "warning", title: `${cell.cache} ${about}`, message });
   return found;
 }
 

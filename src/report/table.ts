@@ -3,8 +3,7 @@ import type { BenchResult } from "../core/bench/result.js";
 import type { Report } from "../core/report/index.js";
 import { oneLine } from "../shared/one-line.js";
 import { about, differences, UNLIKE } from "./about.js";
-import { unproven } from "./fill.js";
-import { busyMachine, fewerSequences } from "./findings.js";
+import { doubts } from "./findings.js";
 import { type Grid, layOut, type Row } from "./grid.js";
 import { INTERVAL_NOTE } from "./interval.js";
 import { type Metric, standing, tableSections } from "./metrics.js";
@@ -65,9 +64,7 @@ function footnotes(sections: readonly Metric[][], rows: readonly CellRow[], seve
   ];
   for (const { set, cell, base } of ran) {
     const where = several ? `${cell.cache} of ${set.name}` : cell.cache;
-    const doubt = cell.fill && unproven(cell.fill);
-    for (const note of [busyMachine(cell), doubt, fewerSequences(cell, base)])
-      if (note !== undefined) notes.push(`${where}: ${note}`);
+    notes.push(...doubts(cell, base).map(({ message }) => `${where}: ${message}`));
   }
   return notes;
 }
