@@ -10,6 +10,8 @@ the group is closed again with the true token before anything reads it. Graph-sa
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -17,6 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from vllm_kivi.kernels.decode import closes, few_closing_rows, starts_early
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, overlaps, processors_of
+from vllm_kivi.kernels.launch import Launcher
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
     key_slices,
@@ -287,31 +290,17 @@ def append_tokens(
         ring_key, ring_value: uint8 [slots, H, ring tokens, staged bytes], contiguous.
         plan: of the step, where decode.cu comes next; without it all key groups are closed here.
     """
-    check_layout(layout)
     rows, heads, ratio = batch.seq_lens.shape[0], pages.shape[1], query.shape[1] // pages.shape[1]
-    processors = processors_of(pages.device.index)
-    alone = 3 * rows * heads <= _ALONE * processors
-    each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
-    slices = key_slices(layout)
-    defers = plan is not None and closes(layout)
-    few = few_closing_rows(layout, heads, pages.device)
-    wide = layout.head_size > 128
-    most = few * heads * slices if defers else (_WIDE_CLOSERS if wide else _CLOSERS) * processors
-    closers = min(rows * heads * slices, most)
-    _append_kernel[(closers + rows * 3 * triton.cdiv(heads, each),)](
-        pages,
-        batch.query_start,
-        batch.seq_lens,
-        batch.block_table,
-        batch.slots,
-        None if plan is None else plan.closing,
-        slot_mapping,
-        query,
-        key,
-        value,
-        rotated_query,
-        ring_key,
-        ring_value,
+    launch, closers, programs = _appender(
+        layout, rows, heads, ratio, ring_key.shape[3], clipping, rotation, plan is not None, pages.device
+    )
+    launch(
+        (programs, 1, 1),
+        (
+            pages, batch.query_start, batch.seq_lens, batch.block_table, batch.slots,
+            None if plan is None else plan.closing, slot_mapping, query, key, value, rotated_query, ring_key,
+            ring_value,
+        ),
         pages.stride(0),
         batch.block_table.stride(0),
         query.stride(0),
@@ -327,10 +316,42 @@ def append_tokens(
         rows,
         heads,
         closers,
+    )  # fmt: skip
+
+
+@functools.cache
+def _appender(
+    layout: CacheLayout,
+    rows: int,
+    heads: int,
+    ratio: int,
+    staged: int,
+    clipping: bool,
+    rotation: bool,
+    planned: bool,
+    device: torch.device,
+) -> tuple[Launcher, int, int]:
+    """What launches it, how many programs close groups, and how many there are."""
+    check_layout(layout)
+    processors = processors_of(device.index)
+    alone = 3 * rows * heads <= _ALONE * processors
+    each = 1 if alone else min(_HEADS, triton.next_power_of_2(heads))
+    slices = key_slices(layout)
+    defers = planned and closes(layout)
+    wide = layout.head_size > 128
+    most = (
+        few_closing_rows(layout, heads, device) * heads * slices
+        if defers
+        else (_WIDE_CLOSERS if wide else _CLOSERS) * processors
+    )
+    closers = min(rows * heads * slices, most)
+    launch = Launcher(
+        _append_kernel,
+        13,
         LAYOUT_SPEC=layout.spec,
         KEY_CLIP=clip_ratio(layout.key_bits, clipping),
         VALUE_CLIP=clip_ratio(layout.value_bits, clipping),
-        STAGED=ring_key.shape[3],
+        STAGED=staged,
         RATIO=ratio,
         ROTATE=rotation,
         J=KEY_SLICE,
@@ -338,7 +359,7 @@ def append_tokens(
         SPAN=value_span(layout),
         HEADS=each,
         ROWS=triton.next_power_of_2(each * ratio),
-        PLANNED=plan is not None,
+        PLANNED=planned,
         OVERLAP=overlaps(),
         EARLY=overlaps() and starts_early(rows * heads, processors),
         launch_pdl=overlaps(),
@@ -346,3 +367,4 @@ def append_tokens(
         num_warps=1,
         enable_fp_fusion=False,
     )
+    return launch, closers, closers + rows * 3 * triton.cdiv(heads, each)

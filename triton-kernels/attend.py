@@ -13,6 +13,7 @@ are read on the device, and empty programs do nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ from vllm_kivi.kernels.helpers import (
     row_of,
     unpack,
 )
+from vllm_kivi.kernels.launch import Launcher
 from vllm_kivi.kernels.staging import load_staged, load_staged_columns
 from vllm_kivi.layout import CacheLayout
 
@@ -582,27 +584,16 @@ def _launch(
     dtype: torch.dtype,
 ) -> None:
     """One program a tile of ``queries``; ``tiles`` is their number or, with splits, that of each row."""
-    check_layout(layout)
     heads = pages.shape[1]
     ratio = query.shape[1] // heads
     ring_key, ring_value = rings
     fresh_key, fresh_value = fresh or (None, None)
-    rows = max(triton.next_power_of_2(queries * ratio), 16)
-    tokens, warps, stages = tile_shape(layout, rows)
-    _attend_kernel[(heads, 1 + splits, tiles * batch.seq_lens.shape[0] if splits else tiles)](
-        out,
-        lse,
-        query,
-        pages,
-        batch.query_start,
-        batch.seq_lens,
-        batch.block_table,
-        batch.slots,
-        batch.readable_from,
-        ring_key,
-        ring_value,
-        fresh_key,
-        fresh_value,
+    _attender(layout, windows, ratio, queries, tiles if splits else 1, ring_key.shape[3], splits > 0, dtype)(
+        (heads, 1 + splits, tiles * batch.seq_lens.shape[0] if splits else tiles),
+        (
+            out, lse, query, pages, batch.query_start, batch.seq_lens, batch.block_table, batch.slots,
+            batch.readable_from, ring_key, ring_value, fresh_key, fresh_value,
+        ),
         scale * LOG2_E,
         batch.seq_lens.shape[0],
         splits,
@@ -618,17 +609,37 @@ def _launch(
         fresh_key.stride(1) if fresh_key is not None else 0,
         ring_key.shape[2],
         ring_value.shape[2],
+    )  # fmt: skip
+
+
+@functools.cache
+def _attender(
+    layout: CacheLayout,
+    windows: Windows,
+    ratio: int,
+    queries: int,
+    tiles: int,
+    staged: int,
+    split: bool,
+    dtype: torch.dtype,
+) -> Launcher:
+    check_layout(layout)
+    rows = max(triton.next_power_of_2(queries * ratio), 16)
+    tokens, warps, stages = tile_shape(layout, rows)
+    return Launcher(
+        _attend_kernel,
+        13,
         LAYOUT_SPEC=layout.spec,
         WINDOWS_SPEC=windows.spec,
         RATIO=ratio,
         QUERIES=queries,
-        TILES=tiles if splits else 1,
+        TILES=tiles,
         M=rows,
         TOKENS=tokens,
         NEW_TOKENS=32,
         MIN_GROUPS=min_groups_of_a_split(layout),
-        STAGED=ring_key.shape[3],
-        SPLIT=splits > 0,
+        STAGED=staged,
+        SPLIT=split,
         DOT=dot_type(dtype),
         num_warps=warps,
         num_stages=stages,

@@ -11,7 +11,7 @@ import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -193,13 +193,13 @@ def decode_rows(
         KernelError: the kernel does not compile or launch.
     """
     part_out, part_lse = scratch
-    heads, rows, device = pages.shape[1], batch.seq_lens.shape[0], query.device.index
-    blocks, most = blocks_on(layout, rows * heads, device), most_tasks_on(layout, rows, heads, device)
+    heads, query_heads = pages.shape[1], query.shape[1]
     ring_key, ring_value = rings
-    ratio = query.shape[1] // heads
-    assert part_lse.numel() >= most * query.shape[1]
-    assert all(ring.shape[2] % STAGING_TILE == 0 for ring in rings)
-    kernel, shared = _compiled(layout, windows, ratio, rotation, out.dtype, blocks, device)
+    ready = _prepared(
+        layout, windows, query_heads // heads, rotation, out.dtype, batch.seq_lens.shape[0], heads, query.device.index
+    )
+    assert part_lse.numel() >= ready.tasks * query_heads
+    assert ring_key.shape[2] % STAGING_TILE == 0 == ring_value.shape[2] % STAGING_TILE
     tensors = (
         out, part_out, part_lse, arrived, tasks, query, pages, batch.query_start, batch.seq_lens, batch.block_table,
         batch.slots, batch.readable_from, ring_key, ring_value,
@@ -208,11 +208,39 @@ def decode_rows(
         out.stride(0), out.stride(1), pages.stride(0), batch.block_table.stride(0), ring_key.stride(0),
         ring_value.stride(0), ring_key.shape[2], ring_value.shape[2],
     )  # fmt: skip
-    values = (*(x.data_ptr() for x in tensors), scale_log2, *sizes)
-    types = (*(ctypes.c_void_p,) * len(tensors), ctypes.c_float, *(ctypes.c_int,) * len(sizes))
+    values = (*[x.data_ptr() for x in tensors], scale_log2, *sizes)
     stream = torch.cuda.current_stream(query.device).cuda_stream
-    launch = _launch(heads, most, 32 * blocks.warps, shared, stream)
-    _driver("cuLaunchKernelEx", launch, kernel, (values, types), 0)
+    launch = _launch(heads, ready.tasks, ready.threads, ready.shared, stream)
+    _driver("cuLaunchKernelEx", launch, ready.kernel, (values, _TYPES), 0)
+
+
+_TYPES = (*(ctypes.c_void_p,) * 14, ctypes.c_float, *(ctypes.c_int,) * 8)
+"""Of the kernel's arguments."""
+
+
+class _Prepared(NamedTuple):
+    """The kernel for steps of as many rows: its handle, threads and shared memory of a block, tasks at most."""
+
+    kernel: Any
+    threads: int
+    shared: int
+    tasks: int
+
+
+@functools.cache
+def _prepared(
+    layout: CacheLayout,
+    windows: Windows,
+    ratio: int,
+    rotation: bool,
+    out: torch.dtype,
+    rows: int,
+    heads: int,
+    device: int,
+) -> _Prepared:
+    blocks = blocks_on(layout, rows * heads, device)
+    kernel, shared = _compiled(layout, windows, ratio, rotation, out, blocks, device)
+    return _Prepared(kernel, 32 * blocks.warps, shared, most_tasks_on(layout, rows, heads, device))
 
 
 @functools.cache
@@ -351,6 +379,7 @@ def _compiled(
     return kernel, sizes["SHARED"]
 
 
+@functools.cache
 def _launch(heads: int, tasks: int, threads: int, shared: int, stream: int) -> Any:
     """A launch that may start while the one before it ends, where the GPU knows that; decode.cu waits for it."""
     from cuda.bindings import driver

@@ -5,6 +5,8 @@ Meaning: ``reference.merge`` over all non-empty splits, then ``reference.rotate`
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -17,6 +19,7 @@ from vllm_kivi.kernels.attend import (
     unpack_windows,
 )
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, layout_of
+from vllm_kivi.kernels.launch import Launcher
 from vllm_kivi.kernels.rotation import rotate
 from vllm_kivi.layout import CacheLayout
 
@@ -89,19 +92,23 @@ def merge_splits(
         rotate_out: rotate the result back.
     """
     part_out, part_lse = scratch
-    _merge_kernel[(out.shape[1], batch.seq_lens.shape[0], queries)](
-        out,
-        part_out,
-        part_lse,
-        batch.query_start,
-        batch.seq_lens,
-        batch.readable_from,
+    _merger(layout, windows, rotate_out)(
+        (out.shape[1], batch.seq_lens.shape[0], queries),
+        (out, part_out, part_lse, batch.query_start, batch.seq_lens, batch.readable_from),
         out.stride(0),
         out.stride(1),
         part_lse.shape[2] - 1,
+    )
+
+
+@functools.cache
+def _merger(layout: CacheLayout, windows: Windows, rotation: bool) -> Launcher:
+    return Launcher(
+        _merge_kernel,
+        6,
         LAYOUT_SPEC=layout.spec,
         WINDOWS_SPEC=windows.spec,
         MIN_GROUPS=min_groups_of_a_split(layout),
-        ROTATE=rotate_out,
+        ROTATE=rotation,
         num_warps=1 if layout.head_size <= 128 else 2,
     )

@@ -8,6 +8,8 @@ units of one key group, which a FlashAttention kernel takes as its pages. Meanin
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -23,6 +25,7 @@ from vllm_kivi.kernels.helpers import (
     part_scale,
     unpack,
 )
+from vllm_kivi.kernels.launch import Launcher
 from vllm_kivi.kernels.rotation import padded_width, splits_evenly, store_unrotated
 from vllm_kivi.kernels.staging import load_staged
 from vllm_kivi.layout import CacheLayout
@@ -179,26 +182,14 @@ def fill_slab(
         rings: uint8 [slots, H, ring tokens, staged bytes], as the step before left them.
         fresh: keys and values [tokens, H, D] of :func:`vllm_kivi.kernels.staging.stage_heads`, of equal strides.
     """
-    check_layout(layout)
     (slab_key, slab_value), (ring_key, ring_value), (fresh_key, fresh_value) = slab, rings, fresh
     count = units.shape[1]
-    least_width = min(layout.key_code_bytes, layout.value_code_rows)
-    small = layout.head_size <= 128 and splits_evenly(least_width, layout.head_size)
-    tokens = min(layout.key_group, 64 if layout.head_size <= 128 else 32)
-    _fill_kernel[(count * layout.key_group // tokens, pages.shape[1], 2)](
-        slab_key,
-        slab_value,
-        units,
-        pages,
-        batch.query_start,
-        batch.seq_lens,
-        batch.block_table,
-        batch.slots,
-        ring_key,
-        ring_value,
-        rotation,
-        fresh_key,
-        fresh_value,
+    _filler(layout, rotation is not None, ring_key.shape[3])(
+        (count * layout.key_group // _tokens(layout), pages.shape[1], 2),
+        (
+            slab_key, slab_value, units, pages, batch.query_start, batch.seq_lens, batch.block_table, batch.slots,
+            ring_key, ring_value, rotation, fresh_key, fresh_value,
+        ),
         count,
         pages.stride(0),
         batch.block_table.stride(0),
@@ -208,9 +199,26 @@ def fill_slab(
         fresh_key.stride(1),
         ring_key.shape[2],
         ring_value.shape[2],
+    )  # fmt: skip
+
+
+def _tokens(layout: CacheLayout) -> int:
+    """Those of a program."""
+    return min(layout.key_group, 64 if layout.head_size <= 128 else 32)
+
+
+@functools.cache
+def _filler(layout: CacheLayout, rotation: bool, staged: int) -> Launcher:
+    check_layout(layout)
+    tokens = _tokens(layout)
+    least_width = min(layout.key_code_bytes, layout.value_code_rows)
+    small = layout.head_size <= 128 and splits_evenly(least_width, layout.head_size)
+    return Launcher(
+        _fill_kernel,
+        13,
         LAYOUT_SPEC=layout.spec,
-        STAGED=ring_key.shape[3],
-        ROTATE=rotation is not None,
+        STAGED=staged,
+        ROTATE=rotation,
         TOKENS=tokens,
         num_warps=tokens // 16 if small else 8,
         maxnreg=_REGISTERS if small else None,

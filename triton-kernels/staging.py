@@ -6,11 +6,14 @@ token reads the same from a ring as from the step that brought it.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 
 from vllm_kivi.kernels.helpers import INTERPRETING, PER_ROW, Batch
+from vllm_kivi.kernels.launch import Launcher
 from vllm_kivi.kernels.rotation import rotate
 from vllm_kivi.layout import STAGING_BLOCK
 from vllm_kivi.reference import LARGEST
@@ -205,11 +208,9 @@ def _prepare_kernel(
 def _prepare(out: tuple[torch.Tensor, ...], x: tuple[torch.Tensor, ...], rotation: bool, staging: bool) -> None:
     tokens, heads, head_size = x[0].shape
     assert {each.stride() for each in out} == {out[0].stride()}
-    _prepare_kernel[(triton.cdiv(tokens * heads, _ROWS), len(x))](
-        out[0],
-        x[0],
-        out[-1],
-        x[-1],
+    _preparer(head_size, rotation, staging)(
+        (triton.cdiv(tokens * heads, _ROWS), len(x), 1),
+        (out[0], x[0], out[-1], x[-1]),
         tokens * heads,
         heads,
         out[0].stride(0),
@@ -218,12 +219,12 @@ def _prepare(out: tuple[torch.Tensor, ...], x: tuple[torch.Tensor, ...], rotatio
         x[0].stride(1),
         x[-1].stride(0),
         x[-1].stride(1),
-        HEAD_SIZE=head_size,
-        ROWS=_ROWS,
-        ROTATE=rotation,
-        STAGE=staging,
-        num_warps=4,
     )
+
+
+@functools.cache
+def _preparer(head_size: int, rotation: bool, staging: bool) -> Launcher:
+    return Launcher(_prepare_kernel, 4, HEAD_SIZE=head_size, ROWS=_ROWS, ROTATE=rotation, STAGE=staging, num_warps=4)
 
 
 def rotate_heads(out: torch.Tensor, x: torch.Tensor) -> None:
@@ -296,14 +297,9 @@ def stage_newest(
     """
     (ring_key, ring_value), (key, value) = rings, fresh
     tiles = [triton.cdiv(ring.shape[2], _STAGED) for ring in rings]
-    _newest_kernel[(batch.seq_lens.shape[0], ring_key.shape[1], sum(tiles))](
-        ring_key,
-        ring_value,
-        batch.query_start,
-        batch.seq_lens,
-        batch.slots,
-        key,
-        value,
+    _newest(key.shape[2], ring_key.shape[3])(
+        (batch.seq_lens.shape[0], ring_key.shape[1], sum(tiles)),
+        (ring_key, ring_value, batch.query_start, batch.seq_lens, batch.slots, key, value),
         key.stride(0),
         key.stride(1),
         ring_key.stride(0),
@@ -311,8 +307,9 @@ def stage_newest(
         ring_key.shape[2],
         ring_value.shape[2],
         tiles[0],
-        D=key.shape[2],
-        BYTES=ring_key.shape[3],
-        TOKENS=_STAGED,
-        num_warps=4,
     )
+
+
+@functools.cache
+def _newest(head_size: int, staged: int) -> Launcher:
+    return Launcher(_newest_kernel, 7, D=head_size, BYTES=staged, TOKENS=_STAGED, num_warps=4)

@@ -7,11 +7,14 @@ shapes only.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of, row_of
+from vllm_kivi.kernels.launch import Launcher
 from vllm_kivi.kernels.quantize import (
     KEY_SLICE,
     key_slices,
@@ -68,16 +71,23 @@ def store_step_values(
         slot_mapping: int32 or int64 [tokens], block * T + token of the block; negative: skipped.
         value: [tokens, H, D] of :func:`vllm_kivi.kernels.staging.stage_heads`, channels contiguous.
     """
-    check_layout(layout)
     count = value.shape[0]
-    _values_kernel[(triton.cdiv(count, _TOKENS), pages.shape[1])](
-        pages,
-        slot_mapping,
-        value,
+    _values(layout, clipping)(
+        (triton.cdiv(count, _TOKENS), pages.shape[1], 1),
+        (pages, slot_mapping, value),
         count,
         pages.stride(0),
         value.stride(0),
         value.stride(1),
+    )
+
+
+@functools.cache
+def _values(layout: CacheLayout, clipping: bool) -> Launcher:
+    check_layout(layout)
+    return Launcher(
+        _values_kernel,
+        3,
         LAYOUT_SPEC=layout.spec,
         CLIP=clip_ratio(layout.value_bits, clipping),
         TOKENS=_TOKENS,
@@ -157,17 +167,10 @@ def close_groups(
         ring_key: uint8 [slots, H, ring tokens, staged bytes], contiguous; holds the open group's tokens before this
             step.
     """
-    check_layout(layout)
-    rows, slices = batch.seq_lens.shape[0], key_slices(layout)
-    _close_kernel[(rows + key.shape[0] // layout.key_group, pages.shape[1], slices)](
-        pages,
-        batch.query_start,
-        batch.seq_lens,
-        batch.block_table,
-        batch.slots,
-        slot_mapping,
-        key,
-        ring_key,
+    rows = batch.seq_lens.shape[0]
+    _close(layout, clipping, ring_key.shape[3])(
+        (rows + key.shape[0] // layout.key_group, pages.shape[1], key_slices(layout)),
+        (pages, batch.query_start, batch.seq_lens, batch.block_table, batch.slots, slot_mapping, key, ring_key),
         rows,
         pages.stride(0),
         batch.block_table.stride(0),
@@ -175,9 +178,18 @@ def close_groups(
         key.stride(1),
         ring_key.stride(0),
         ring_key.shape[2],
+    )
+
+
+@functools.cache
+def _close(layout: CacheLayout, clipping: bool, staged: int) -> Launcher:
+    check_layout(layout)
+    return Launcher(
+        _close_kernel,
+        8,
         LAYOUT_SPEC=layout.spec,
         CLIP=clip_ratio(layout.key_bits, clipping),
-        STAGED=ring_key.shape[3],
+        STAGED=staged,
         J=KEY_SLICE,
         num_warps=1,
         enable_fp_fusion=False,
