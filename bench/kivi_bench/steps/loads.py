@@ -58,17 +58,24 @@ class Decode:
         shorter = [row * spread // batch for row in range(batch)]
         prompts = [rng.integers(10, _vocabulary(llm), context - less) for less in shorter]
         _generate(llm, prompts, 1)
-        self._engine = llm.llm_engine
+        self._engine, self._rng, self._vocabulary = llm.llm_engine, rng, _vocabulary(llm)
         for index, prompt in enumerate(prompts):
             self._engine.add_request(f"row{index}", {"prompt_token_ids": prompt.tolist()}, _sampling(new))
         while len(self._engine.step()) < batch:
             pass
         self.steps(4)  # fills the pipeline of asynchronous scheduling
 
-    def steps(self, count: int) -> list[float]:
-        """Wall seconds between the ends of steps."""
+    def steps(self, count: int, joining: int = 0) -> list[float]:
+        """Wall seconds between the ends of steps.
+
+        Args:
+            joining: tokens of a new prompt that joins the rows in each step; 0: none.
+        """
         found, last = [], time.perf_counter()
-        for _ in range(count):
+        for step in range(count):
+            if joining:
+                prompt = self._rng.integers(10, self._vocabulary, joining).tolist()
+                self._engine.add_request(f"joining{step}", {"prompt_token_ids": prompt}, _sampling(1))
             self._engine.step()
             now = time.perf_counter()
             found.append(now - last)

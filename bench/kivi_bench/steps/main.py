@@ -13,6 +13,8 @@ from kivi_bench.steps import loads, trace
 
 GROUP = 128
 TRACED = GROUP + 8
+SHORT = 32, 128, 512
+"""Tokens of prompts with which a step may take the host as long as the GPU."""
 
 
 def main(argv: list[str]) -> int:
@@ -22,6 +24,7 @@ def main(argv: list[str]) -> int:
     llm = _engine(arguments)
     found: dict[str, Any] = {"cache": arguments.cache, "argv": argv, "machine": machine.describe()}
     found["ttft"] = _ttft(llm, arguments)
+    found["short"] = {tokens: loads.first_token_seconds(llm, tokens, 0) for tokens in SHORT}
     _write(arguments.out, found)
     found["decode"] = []
     for batch, context in arguments.decode:
@@ -57,7 +60,7 @@ def _engine(arguments: argparse.Namespace) -> Any:
     return LLM(
         model=arguments.model, load_format="dummy", skip_tokenizer_init=True, kv_cache_dtype=arguments.cache,
         gpu_memory_utilization=arguments.memory, max_model_len=34816, max_num_batched_tokens=34816,
-        max_num_seqs=max([batch for batch, _ in arguments.decode] + [16]), enable_prefix_caching=True,
+        max_num_seqs=max([batch for batch, _ in arguments.decode] + [16]) + 8, enable_prefix_caching=True,
     )  # fmt: skip
 
 
@@ -80,6 +83,7 @@ def _decode(llm: Any, batch: int, context: int) -> dict[str, Any]:
     rows.finish()
     spread = loads.Decode(llm, batch, context, 2 * GROUP, spread=GROUP)
     as_they_come = spread.steps(GROUP)
+    joined = spread.steps(GROUP // 2, joining=SHORT[0])
     spread.finish()
     layers = llm.llm_engine.vllm_config.model_config.get_num_layers(llm.llm_engine.vllm_config.parallel_config)
     return {
@@ -87,6 +91,7 @@ def _decode(llm: Any, batch: int, context: int) -> dict[str, Any]:
         "context": context,
         "steps_ms": _milliseconds(seconds),
         "spread_steps_ms": _milliseconds(as_they_come),
+        "joined_steps_ms": _milliseconds(joined),
         "closing": trace.closing(found, layers),
         "kernels": trace.shares(found, TRACED),
         "layer": trace.layer(found, layers),
