@@ -1,7 +1,8 @@
 """Prefill by FlashAttention over a slab: a step's pieces put on the GPU once, and each layer's attention over them.
 
-FlashAttention 3 (Shah et al., arXiv:2407.08608; Hopper) is what vLLM itself takes there. Without it, and for formats in
-which keys and values close at different places, attend.py's kernel reads the pages themselves, more slowly.
+FlashAttention 3 (Shah et al., arXiv:2407.08608; Hopper) or 2 (Dao, arXiv:2307.08691), whichever vLLM itself takes.
+Without one, and for formats in which keys and values close at different places, attend.py's kernel reads the pages
+themselves, more slowly.
 """
 
 from __future__ import annotations
@@ -25,15 +26,20 @@ from vllm_kivi.layout import CacheLayout
 SLAB_BYTES = 192 << 20
 """Of keys and values: a bound whatever the context length; 49,152 tokens of one layer of Llama-8B."""
 
-_VERSION = 3
+
+def flash_version(head_size: int) -> int | None:
+    """The FlashAttention that serves: vLLM's choice for the GPU and its ``attention_config``; None without one.
+
+    In place of 4, whose paged cache has blocks of 128 tokens alone, 2: every GPU from sm_80 has it.
+    """
+    version = fa_utils.get_flash_attn_version(head_size=head_size) if head_size <= 256 else None
+    return 2 if version == 4 else version
 
 
 def flash_reach(config: KiviConfig, head_size: int) -> Reach | None:
     """What queries read exactly, or None where FlashAttention does not serve this format and machine."""
     reach = reach_of(config)
-    if reach is None or head_size > 256 or fa_utils.get_flash_attn_version(head_size=head_size) != _VERSION:
-        return None
-    return reach
+    return None if flash_version(head_size) is None else reach
 
 
 def slab_units(reach: Reach, heads: int, head_size: int, max_seqs: int, max_tokens: int, max_model_len: int) -> int:
@@ -50,11 +56,13 @@ class Slab:
     Attributes:
         key, value: [units, G, H, D] in the model's dtype; never NaN, even where nothing was written.
         rotation: of :func:`vllm_kivi.kernels.rotation.rotation_matrix`; None if the format does not rotate.
+        version: of :func:`flash_version`.
     """
 
     key: torch.Tensor
     value: torch.Tensor
     rotation: torch.Tensor | None
+    version: int
 
     def restore(self) -> None:
         """Put back what it must hold before its first use."""
@@ -75,7 +83,9 @@ def new_slab(
     """A slab of ``units`` units."""
     shape = units, config.key_group, heads, head_size
     key, value = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-    return Slab(key, value, rotation_matrix(head_size, device) if config.rotation else None)
+    version = flash_version(head_size)
+    assert version is not None, "no slab is wanted without FlashAttention"
+    return Slab(key, value, rotation_matrix(head_size, device) if config.rotation else None, version)
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ def _flash(sent: SentPiece, slab: Slab, query: torch.Tensor, out: torch.Tensor, 
         "return_softmax_lse": True,
         "out": out,
         "num_splits": 1,  # queries fill the GPU; splits would allocate
-        "fa_version": _VERSION,
+        "fa_version": slab.version,
     }
     attend: Any = fa_utils.flash_attn_varlen_func  # type: ignore[attr-defined]  # defined for the platform
     lse: torch.Tensor = attend(query, slab.key, slab.value, **arguments)[1]
