@@ -6,7 +6,6 @@ queries, head sizes and windows below), attend.py's Triton kernel does.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from triton.runtime.driver import driver
 
+from vllm_kivi.kernels.cuda_launch import CudaLaunch, KernelError
 from vllm_kivi.kernels.helpers import overlaps, processors_of
 from vllm_kivi.kernels.quantize import key_slices
 from vllm_kivi.kernels.tasks import most_tasks
@@ -42,10 +43,6 @@ _MOST_STAGED = 20 << 10
 
 _RESERVED = 1024
 """Bytes of shared memory that CUDA takes for itself in each block."""
-
-
-class KernelError(RuntimeError):
-    """The kernel did not compile or launch."""
 
 
 @dataclass(frozen=True)
@@ -208,22 +205,17 @@ def decode_rows(
         out.stride(0), out.stride(1), pages.stride(0), batch.block_table.stride(0), ring_key.stride(0),
         ring_value.stride(0), ring_key.shape[2], ring_value.shape[2],
     )  # fmt: skip
-    values = (*[x.data_ptr() for x in tensors], scale_log2, *sizes)
-    stream = torch.cuda.current_stream(query.device).cuda_stream
-    launch = _launch(heads, ready.tasks, ready.threads, ready.shared, stream)
-    _driver("cuLaunchKernelEx", launch, ready.kernel, (values, _TYPES), 0)
+    stream = driver.active.get_current_stream(query.device.index)
+    ready.launch((heads, ready.tasks, 1), stream, [*[x.data_ptr() for x in tensors], scale_log2, *sizes])
 
 
-_TYPES = (*(ctypes.c_void_p,) * 14, ctypes.c_float, *(ctypes.c_int,) * 8)
-"""Of the kernel's arguments."""
+_PARAMETERS = (*("pointer",) * 14, "fp32", *("i32",) * 8)
 
 
 class _Prepared(NamedTuple):
-    """The kernel for steps of as many rows: its handle, threads and shared memory of a block, tasks at most."""
+    """The kernel for steps of as many rows, and how many tasks there are at most."""
 
-    kernel: Any
-    threads: int
-    shared: int
+    launch: CudaLaunch
     tasks: int
 
 
@@ -240,7 +232,9 @@ def _prepared(
 ) -> _Prepared:
     blocks = blocks_on(layout, rows * heads, device)
     kernel, shared = _compiled(layout, windows, ratio, rotation, out, blocks, device)
-    return _Prepared(kernel, 32 * blocks.warps, shared, most_tasks_on(layout, rows, heads, device))
+    # It waits itself for the launch before it.
+    launch = CudaLaunch(int(kernel), _PARAMETERS, 32 * blocks.warps, shared, overlaps())
+    return _Prepared(launch, most_tasks_on(layout, rows, heads, device))
 
 
 @functools.cache
@@ -367,33 +361,16 @@ def _compiled(
     device: int,
 ) -> tuple[Any, int]:
     """The kernel on a device, in PyTorch's context there, and the shared memory of its blocks."""
-    from cuda.bindings import driver
+    from cuda.bindings.driver import CUfunction_attribute
 
     architecture = _architecture(device)
     sizes = macros(layout, windows, ratio, rotation, out, blocks, copies_ahead(layout, architecture))
     binary = compile_for(architecture, sizes)
     with torch.cuda.device(device):
         kernel = _driver("cuModuleGetFunction", _driver("cuModuleLoadData", binary), b"kivi_decode")
-        most_shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        most_shared = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _driver("cuFuncSetAttribute", kernel, most_shared, sizes["SHARED"])
     return kernel, sizes["SHARED"]
-
-
-@functools.cache
-def _launch(heads: int, tasks: int, threads: int, shared: int, stream: int) -> Any:
-    """A launch that may start while the one before it ends, where the GPU knows that; decode.cu waits for it."""
-    from cuda.bindings import driver
-
-    launch = driver.CUlaunchConfig()
-    launch.gridDimX, launch.gridDimY, launch.gridDimZ = heads, tasks, 1
-    launch.blockDimX, launch.blockDimY, launch.blockDimZ = threads, 1, 1
-    launch.sharedMemBytes, launch.hStream = shared, driver.CUstream(stream)
-    if overlaps():
-        attribute = driver.CUlaunchAttribute()
-        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-        attribute.value.programmaticStreamSerializationAllowed = 1
-        launch.attrs, launch.numAttrs = [attribute], 1
-    return launch
 
 
 def _nvrtc(name: str, *args: Any) -> Any:
@@ -403,9 +380,9 @@ def _nvrtc(name: str, *args: Any) -> Any:
 
 
 def _driver(name: str, *args: Any) -> Any:
-    from cuda.bindings import driver
+    from cuda.bindings import driver as bindings
 
-    return _called(name, getattr(driver, name)(*args))
+    return _called(name, getattr(bindings, name)(*args))
 
 
 def _called(name: str, answer: tuple[Any, ...]) -> Any:

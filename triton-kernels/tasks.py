@@ -8,6 +8,7 @@ has just given it); else decode.cu. All of it is decided on the device, so a CUD
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ import triton.language as tl
 
 from vllm_kivi.kernels.attend import Windows, min_groups_of_a_split, shared_groups, unpack_windows
 from vllm_kivi.kernels.helpers import PER_ROW, Batch, check_layout, layout_of
+from vllm_kivi.kernels.launch import Launcher
 from vllm_kivi.layout import CacheLayout
 
 MOST_SPLITS = 64
@@ -124,27 +126,31 @@ def plan_tasks(
         blocks: thread blocks that fill the GPU.
         few: rows whose groups append.py closes, at most; None: decode.cu cannot close any.
     """
-    check_layout(layout)
     rows, most = batch.seq_lens.shape[0], plan.tasks.shape[0]
     assert most >= most_tasks(rows, heads, blocks)
-    _plan_kernel[(1,)](
-        plan.tasks,
-        plan.closing,
-        batch.query_start,
-        batch.seq_lens,
-        batch.readable_from,
-        slot_mapping,
+    _planner(layout, windows, max(triton.next_power_of_2(rows), 16), few is not None)(
+        (1, 1, 1),
+        (plan.tasks, plan.closing, batch.query_start, batch.seq_lens, batch.readable_from, slot_mapping),
         rows,
         most,
         blocks,
         heads,
         few or 0,
+    )
+
+
+@functools.cache
+def _planner(layout: CacheLayout, windows: Windows, rows: int, defers: bool) -> Launcher:
+    check_layout(layout)
+    return Launcher(
+        _plan_kernel,
+        6,
         LAYOUT_SPEC=layout.spec,
         WINDOWS_SPEC=windows.spec,
         MIN_GROUPS=min_groups_of_a_split(layout),
         MOST_SPLITS=MOST_SPLITS,
-        ROWS=max(triton.next_power_of_2(rows), 16),
+        ROWS=rows,
         TILE=128,
-        DEFERS=few is not None,
+        DEFERS=defers,
         num_warps=4,
     )

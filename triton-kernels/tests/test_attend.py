@@ -55,10 +55,13 @@ def test_decode(config: KiviConfig, head_size: int, ratio: int, dtype: torch.dty
 
 @pytest.fixture
 def compiled_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """What is patched meanwhile decides how decode.cu is compiled, and no longer."""
-    decode._compiled.cache_clear()
+    """What is patched meanwhile decides how kernels are compiled, and no longer."""
+    caches = decode._compiled, decode._prepared, append._appender
+    for cache in caches:
+        cache.cache_clear()
     yield monkeypatch
-    decode._compiled.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="decode.cu needs a GPU")
@@ -90,11 +93,11 @@ def test_decode_of_more_heads_than_a_program_appends() -> None:
 
 @pytest.mark.parametrize(("head_size", "key_group"), [(64, 128), (96, 64), (80, 128), (128, 256)])
 def test_a_program_closes_whole_heads_where_many_groups_end(
-    head_size: int, key_group: int, monkeypatch: pytest.MonkeyPatch
+    head_size: int, key_group: int, compiled_anew: pytest.MonkeyPatch
 ) -> None:
     """As it does in slices: the bytes of the reference."""
-    monkeypatch.setattr(append, "_CLOSERS", 1)
-    monkeypatch.setattr(append, "processors_of", lambda _: 2)
+    compiled_anew.setattr(append, "_CLOSERS", 1)
+    compiled_anew.setattr(append, "processors_of", lambda _: 2)
     rows = [Row(key_group - 1, 1), Row(2 * key_group - 1, 1), Row(key_group + 1, 1), Row(key_group - 1, 1)]
     config = replace(K4V4, key_group=key_group, rotation=False)
     step = Step(config, rows, head_size, 2, 2, torch.float16, max(key_group, 128)).ready()

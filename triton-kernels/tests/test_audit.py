@@ -18,6 +18,7 @@ from vllm_kivi.backend.gpu.impl import KiviGpuImpl
 from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata
 from vllm_kivi.cache.staging import SlotPool
 from vllm_kivi.config import KiviConfig
+from vllm_kivi.kernels.repeat import Repeat
 
 
 def audited(step: Step) -> tuple[Auditor, KiviGpuMetadata]:
@@ -32,7 +33,7 @@ def audited(step: Step) -> tuple[Auditor, KiviGpuMetadata]:
     with pool.step([], {str(slot): 0 for slot in range(len(step.rows))}):
         pass
     few = len(step.fresh_query)
-    meta = KiviGpuMetadata(few, step.batch, None, few, 1, step.slot_mapping, None, None)
+    meta = KiviGpuMetadata(few, step.batch, None, few, 1, step.slot_mapping, None, None, Repeat())
     return Auditor(SimpleNamespace(impl=impl, kv_cache=step.pages), pool, 1.0, Publisher(None, {})), meta
 
 

@@ -21,6 +21,7 @@ from vllm_kivi.kernels.decode import closes, takes
 from vllm_kivi.kernels.few import attend_few, new_plan, new_scratch, plan_few
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import attend_many, store_many
+from vllm_kivi.kernels.repeat import Repeat
 from vllm_kivi.kernels.staging import stage_newest
 from vllm_kivi.layout import CacheLayout
 
@@ -89,7 +90,9 @@ def check_kernels(
         assert pieces is not None
         slab = new_slab(config, units, heads, d, dtype, device)
         sent = send_pieces(pieces, device)
-        attend_pieces(layout, sent, slab, out[chunk], spare, raw_query, pages, many, rings, staged, scale)
+        attend_pieces(
+            layout, sent, Repeat(), slab, out[chunk], spare, raw_query, pages, many, rings, lambda: staged, scale
+        )
     stage_newest(rings, many, staged)
 
     fresh = [x[prefilled:].to(device) for x in (query, key, value)]

@@ -12,7 +12,7 @@ from vllm_kivi.audit.auditor import DecodeRow
 from vllm_kivi.audit.tap import tap_of
 from vllm_kivi.backend.gpu.canary import check_kernels
 from vllm_kivi.backend.gpu.metadata import KiviGpuMetadata, compiled_decode
-from vllm_kivi.backend.gpu.prefill import SentPiece, attend_pieces
+from vllm_kivi.backend.gpu.prefill import attend_pieces
 from vllm_kivi.backend.gpu.workspace import Workspace, empty_rings, workspace_of
 from vllm_kivi.backend.layer import KiviImpl
 from vllm_kivi.compat.facts import draft_tokens
@@ -74,20 +74,27 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         out: torch.Tensor,
     ) -> None:
         split, end = meta.few_tokens, meta.num_tokens
+        few, many, repeat = meta.few, meta.many, meta.repeat
+        rings, work = self._state()
+        first = split if few is not None and many is not None else 0
+        repeat.enter((query, key, value, out, pages, *rings), (first, first, first, first, 0, 0, 0))
+
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
         # step: everything is stored before any row attends. decode.cu closes groups only where none of its rows may.
-        if meta.few is not None:
-            fresh = query[:split], key[:split], value[:split]
-            self._append(meta.few, *fresh, pages, meta.slot_mapping, meta.plan)
-        staged = None
-        if meta.many is not None:
-            staged = self._store(meta.many, key[split:end], value[split:end], pages, meta.slot_mapping[split:end])
-        if meta.few is not None:
-            self._decode(meta.few, meta.few_queries, meta.plan, query[:split], pages, out[:split])
-            if self.tap is not None:  # at capture too, so that a graph's replay fills it
-                self.tap.keep(self._state()[1].few_query[:split], out[:split])
-        if meta.many is not None and staged is not None:
-            self._prefill(meta.many, meta.pieces, query[split:end], staged, pages, out[split:end])
+        def store_and_decode() -> None:
+            if few is not None:
+                fresh = query[:split], key[:split], value[:split]
+                self._append(few, *fresh, pages, meta.slot_mapping, meta.plan)
+            if many is not None:
+                self._store(many, key[split:end], value[split:end], pages, meta.slot_mapping[split:end])
+            if few is not None:
+                self._decode(few, meta.few_queries, meta.plan, query[:split], pages, out[:split])
+
+        repeat("store and decode", store_and_decode)
+        if few is not None and self.tap is not None:  # at capture too, so that a graph's replay fills it
+            self.tap.keep(work.few_query[:split], out[:split])
+        if many is not None:
+            self._prefill(many, meta, query[split:end], pages, out[split:end])
 
     def decode_rows(self, meta: KiviGpuMetadata) -> list[DecodeRow]:
         if meta.few is None:
@@ -144,35 +151,33 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
 
     def _store(
         self, batch: Batch, key: torch.Tensor, value: torch.Tensor, pages: torch.Tensor, slot_mapping: torch.Tensor
-    ) -> Pair:
-        """Returns keys and values as the attention reads them."""
-        rings, work = self._state()
-        staged = work.key[: key.shape[0]], work.value[: key.shape[0]]
-        store_many(
-            self.layout, pages, batch, slot_mapping, staged, (key, value), rings, self.config.clipping,
-            self.config.rotation,
-        )  # fmt: skip
-        return staged
-
-    def _prefill(
-        self,
-        batch: Batch,
-        pieces: list[SentPiece] | None,
-        query: torch.Tensor,
-        staged: Pair,
-        pages: torch.Tensor,
-        out: torch.Tensor,
     ) -> None:
         rings, work = self._state()
-        spare = work.spare[: query.shape[0]]
-        if pieces is not None and work.slab is not None:
-            attend_pieces(self.layout, pieces, work.slab, out, spare, query, pages, batch, rings, staged, self.scale)
-        else:
-            attend_many(
-                self.layout, self.windows, out, query, spare, pages, batch, rings, staged, self.scale,
-                self.config.rotation,
+        store_many(
+            self.layout, pages, batch, slot_mapping, work.staged(key.shape[0]), (key, value), rings,
+            self.config.clipping, self.config.rotation,
+        )  # fmt: skip
+
+    def _prefill(
+        self, batch: Batch, meta: KiviGpuMetadata, query: torch.Tensor, pages: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        rings, work = self._state()
+        tokens = query.shape[0]
+        if meta.pieces is not None and work.slab is not None:
+            attend_pieces(
+                self.layout, meta.pieces, meta.repeat, work.slab, out, work.spare, query, pages, batch, rings,
+                lambda: work.staged(tokens), self.scale,
             )  # fmt: skip
-        stage_newest(rings, batch, staged)  # only now: the attention read what this overwrites
+        else:
+            meta.repeat(
+                "prefill",
+                lambda: attend_many(
+                    self.layout, self.windows, out, query, work.spare[:tokens], pages, batch, rings,
+                    work.staged(tokens), self.scale, self.config.rotation,
+                ),
+            )  # fmt: skip
+        # Only now: the attention read what this overwrites.
+        meta.repeat("stage", lambda: stage_newest(rings, batch, work.staged(tokens)))
 
     def _state(self) -> tuple[Pair, Workspace]:
         assert self._rings is not None

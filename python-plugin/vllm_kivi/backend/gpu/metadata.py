@@ -26,6 +26,7 @@ from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.decode import takes
 from vllm_kivi.kernels.few import new_plan, plan_few
 from vllm_kivi.kernels.helpers import Batch
+from vllm_kivi.kernels.repeat import Repeat
 from vllm_kivi.kernels.tasks import Plan
 from vllm_kivi.settings import config_of
 
@@ -42,6 +43,7 @@ class KiviGpuMetadata(AttentionMetadata):
         slot_mapping: int64 [>= num_tokens].
         plan: of ``few`` for append.py and decode.cu; None where the Triton kernels serve.
         pieces: what FlashAttention reads for ``many``; None where attend.py's kernel is to read the pages.
+        repeat: what the step's first layer launched.
     """
 
     num_tokens: int
@@ -52,6 +54,7 @@ class KiviGpuMetadata(AttentionMetadata):
     slot_mapping: torch.Tensor
     plan: Plan | None
     pieces: list[SentPiece] | None
+    repeat: Repeat
 
 
 def compiled_decode(vllm_config: Any) -> bool:
@@ -119,6 +122,7 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
             slot_mapping=common.slot_mapping,
             plan=self.plan,
             pieces=self._pieces(common, owners, decodes) if prefills else None,
+            repeat=Repeat(),
         )
         if self.pool.auditor is not None:
             self.pool.auditor.built = meta
@@ -143,8 +147,8 @@ class KiviGpuMetadataBuilder(AttentionMetadataBuilder[KiviGpuMetadata]):
         self.turn = 1 - self.turn
         pinned, copied = self.pinned[self.turn], self.copied[self.turn]
         copied.synchronize()  # of two steps ago: returns at once
-        rows = len(slots)
-        pinned[0, :rows] = torch.tensor([slot.index for slot in slots], dtype=torch.int32)
-        pinned[1, :rows] = torch.tensor([slot.readable_from for slot in slots], dtype=torch.int32)
+        rows, numbers = len(slots), pinned.numpy()
+        numbers[0, :rows] = [slot.index for slot in slots]
+        numbers[1, :rows] = [slot.readable_from for slot in slots]
         self.owners[:, :rows].copy_(pinned[:, :rows], non_blocking=True)
         copied.record()

@@ -7,6 +7,7 @@ themselves, more slowly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from vllm_kivi.backend.gpu.pieces import Piece, Reach, least_units, reach_of
 from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.helpers import Batch
 from vllm_kivi.kernels.many import Pair
+from vllm_kivi.kernels.repeat import Repeat
 from vllm_kivi.kernels.rotation import rotation_matrix
 from vllm_kivi.kernels.slab import fill_slab
 from vllm_kivi.layout import CacheLayout
@@ -119,6 +121,7 @@ def send_pieces(pieces: list[Piece], device: torch.device) -> list[SentPiece]:
 def attend_pieces(
     layout: CacheLayout,
     pieces: list[SentPiece],
+    repeat: Repeat,
     slab: Slab,
     out: torch.Tensor,
     spare: torch.Tensor,
@@ -126,18 +129,24 @@ def attend_pieces(
     pages: torch.Tensor,
     batch: Batch,
     rings: Pair,
-    staged: Pair,
+    staged: Callable[[], Pair],
     scale: float,
 ) -> None:
     """Rows of many queries; arguments and result as :func:`vllm_kivi.kernels.many.attend_many`.
 
     Args:
+        repeat: of the step, in the layer.
+        staged: gives the step's keys and values.
         spare: [>= tokens, Hq, D], scratch for what continues another piece.
     """
     lse: torch.Tensor | None = None
-    for sent in pieces:
+    for number, sent in enumerate(pieces):
         piece = sent.piece
-        fill_slab(layout, (slab.key, slab.value), sent.units, slab.rotation, pages, batch, rings, staged)
+
+        def fill(units: torch.Tensor = sent.units) -> None:
+            fill_slab(layout, (slab.key, slab.value), units, slab.rotation, pages, batch, rings, staged())
+
+        repeat(number, fill)
         part = slice(piece.first, piece.last)
         if not piece.older:
             lse = _flash(sent, slab, query[part], out[part], scale)

@@ -13,6 +13,7 @@ from vllm_kivi.config import KiviConfig
 from vllm_kivi.kernels.attend import split_count
 from vllm_kivi.kernels.few import new_scratch
 from vllm_kivi.kernels.helpers import processors_of
+from vllm_kivi.kernels.many import Pair
 from vllm_kivi.layout import CacheLayout, staged_bytes
 
 
@@ -72,6 +73,10 @@ class Workspace:
         self.scratch.arrived.zero_()
         if self.slab is not None:
             self.slab.restore()
+
+    def staged(self, tokens: int) -> Pair:
+        """Keys and values of a step's tokens as the attention reads them."""
+        return self.key[:tokens], self.value[:tokens]
 
     def splits(self, rows: int) -> int:
         """Splits of a step of that many rows; the same for every step of a CUDA graph."""
