@@ -44,13 +44,14 @@ class Repeat:
         self._starts: list[int] = []
         self._offsets: list[tuple[int, ...]] = []
 
-    def enter(self, tensors: Sequence[torch.Tensor], first: Sequence[int]) -> None:
-        """Begin a layer.
+    def enter(self, tensors: Sequence[torch.Tensor], first: Sequence[int], constants: Hashable) -> None:
+        """Begin a layer; one that differs in more than addresses from the layer before is noted anew.
 
         Args:
             tensors: all that are the layer's own, in an order of the caller's.
             first: elements of each tensor's first dimension from which parts of the work see it, beside all of it; 0
                 where none does.
+            constants: all other that the layer may launch with and another may not.
         """
         device = tensors[0].get_device()
         starts = [tensor.data_ptr() for tensor in tensors]
@@ -59,6 +60,7 @@ class Repeat:
         kind = (
             aligned,
             stream,
+            constants,
             *[each for tensor in tensors for each in (tensor.dtype, tensor.shape, tensor.stride())],
         )
         if kind != self._kind:

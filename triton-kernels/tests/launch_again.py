@@ -43,6 +43,7 @@ class Launch(NamedTuple):
     """As the driver reads it."""
 
     kernel: str
+    code: str
     grid: tuple[int, int, int]
     threads: int
     shared: int
@@ -88,7 +89,7 @@ class Driver:
             assert (count, *(ctypes.c_int * 3).from_address(place)) == (1, 6, 0, 1)
         places = (ctypes.c_uint64 * len(parameters)).from_address(pointers)
         values = tuple(kind.from_address(place).value for kind, place in zip(parameters, places, strict=True))
-        launched.append(Launch(compiled.name, (x, y, z), threads, shared, count == 1, values))
+        launched.append(Launch(compiled.name, compiled.hash, (x, y, z), threads, shared, count == 1, values))
         return 0
 
 
@@ -118,7 +119,7 @@ def expected(self: Launcher, grid: Any, tensors: Any, *numbers: float) -> None:
     rounded = [ctypes.c_float(x).value if isinstance(x, float) else x for x in plain]
     meta = compiled.metadata
     assert launched[-1] == Launch(
-        compiled.name, grid, 32 * meta.num_warps, meta.shared, bool(meta.launch_pdl), (*rounded, 0, 0)
+        compiled.name, compiled.hash, grid, 32 * meta.num_warps, meta.shared, bool(meta.launch_pdl), (*rounded, 0, 0)
     )
     compared.append(compiled.name)
 
@@ -175,14 +176,14 @@ class Step:
         self.slots, self.first = torch.zeros(tokens - first, dtype=torch.int64), first
         self.staged = tuple(torch.zeros(tokens - first, 2, 64, dtype=torch.bfloat16) for _ in range(2))
 
-    def run(self, layer: Layer, repeat: Repeat) -> list[Launch]:
+    def run(self, layer: Layer, repeat: Repeat, rotation: bool = True) -> list[Launch]:
         launched.clear()
         fresh = layer.key[self.first :], layer.value[self.first :]
-        repeat.enter(layer.tensors, (self.first, self.first, 0, 0, 0))
+        repeat.enter(layer.tensors, (self.first, self.first, 0, 0, 0), rotation)
         repeat(
             "store",
             lambda: store_many(
-                layer.layout, layer.pages, self.batch, self.slots, self.staged, fresh, layer.rings, True, True
+                layer.layout, layer.pages, self.batch, self.slots, self.staged, fresh, layer.rings, True, rotation
             ),
         )
         repeat("stage", lambda: stage_newest(layer.rings, self.batch, self.staged))
@@ -202,6 +203,9 @@ def repeated() -> None:
         Launcher.__call__ = work  # type: ignore[method-assign]
         other = Layer(50)
         assert step.run(other, repeat) == step.run(other, Repeat())
+        step.run(layers[0], Repeat(), rotation=False)  # compiled
+        assert step.run(layers[1], repeat) == alone[1]
+        assert step.run(layers[1], repeat, rotation=False) == step.run(layers[1], Repeat(), rotation=False) != alone[1]
 
 
 if __name__ == "__main__":
