@@ -68,24 +68,56 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row's sequences: ``rough`` quantized units of each [S], and its exact ones from there to ``own``."""
+class _Rows:
+    """Rows, and their sequences one after another: for each as many as key groups that its queries lie in.
 
-    index: int
-    first: int  # its first query, token of the step
-    queries: np.ndarray  # [S]
-    rough: np.ndarray  # [S]
-    own: np.ndarray  # [S], unit of the queries
-    ends: np.ndarray  # [S], tokens up to the last query
+    Attributes:
+        index, first: [B], row of the step, and its first query, token of the step.
+        begins: [B + 1], first sequence of each row, counted from that of the first, and the end.
+        queries, ends: [S], queries of each sequence, and tokens up to the last of them.
+        rough: [S], quantized units of each; its exact ones go from there to ``own``, the unit of its queries.
+        own: [S].
+    """
+
+    index: np.ndarray
+    first: np.ndarray
+    begins: np.ndarray
+    queries: np.ndarray
+    ends: np.ndarray
+    rough: np.ndarray
+    own: np.ndarray
 
     @property
-    def exact(self) -> int:
-        """Exact units that any of its queries reads."""
-        return int(self.own[-1] - self.rough[0] + 1)
+    def shallowest(self) -> np.ndarray:
+        """[B], first unit that any query of a row reads exactly."""
+        return np.take(self.rough, self.begins[:-1])
 
     @property
-    def units(self) -> int:
-        return int(self.rough[-1]) + self.exact
+    def deepest(self) -> np.ndarray:
+        """[B], quantized units that a row's last queries read."""
+        return np.take(self.rough, self.begins[1:] - 1)
+
+    @property
+    def exact(self) -> np.ndarray:
+        """[B], exact units that any query of a row reads."""
+        units: np.ndarray = np.take(self.own, self.begins[1:] - 1) - self.shallowest + 1
+        return units
+
+    def part(self, first: int, last: int) -> _Rows:
+        """Some of them."""
+        if (first, last) == (0, len(self.index)):
+            return self
+        begin, end = self.begins[first], self.begins[last]
+        sequences = slice(begin, end)
+        return _Rows(
+            self.index[first:last],
+            self.first[first:last],
+            self.begins[first : last + 1] - begin,
+            self.queries[sequences],
+            self.ends[sequences],
+            self.rough[sequences],
+            self.own[sequences],
+        )
 
 
 def plan_pieces(
@@ -104,84 +136,97 @@ def plan_pieces(
     """
     if any(first % reach.group for first in readable):
         return None
+    rows = _rows(starts, lengths, readable, reach)
     pieces: list[Piece] = []
-    together: list[_Row] = []
-    for index, (first, last, length) in enumerate(zip(starts[:-1], starts[1:], lengths, strict=True)):
-        if first == last:
-            continue
-        row = _row(index, first, last - first, length, readable[index], reach)
-        if together and sum(other.units for other in together) + row.units > capacity:
-            pieces.append(_piece(together, reach))
-            together = []
-        if row.units > capacity:
-            pieces += _long(row, reach, capacity)
+    begin, together = 0, 0
+    for row, units in enumerate((rows.deepest + rows.exact).tolist()):
+        if begin < row and together + units > capacity:
+            pieces.append(_piece(rows.part(begin, row), reach))
+            begin, together = row, 0
+        if units > capacity:
+            pieces += _long(rows.part(row, row + 1), reach, capacity)
+            begin = row + 1
         else:
-            together.append(row)
-    return [*pieces, _piece(together, reach)] if together else pieces
+            together += units
+    if begin < len(rows.index):
+        pieces.append(_piece(rows.part(begin, len(rows.index)), reach))
+    return pieces
 
 
-def _row(index: int, first: int, count: int, length: int, readable: int, reach: Reach) -> _Row:
-    before, group = length - count, reach.group
-    own = np.arange(before // group, (length - 1) // group + 1)
-    ends = np.minimum((own + 1) * group, length)
-    rough = np.maximum(np.maximum(own * group - reach.window, 0), readable) // group
-    return _Row(index, first, ends - np.maximum(own * group, before), rough, own, ends)
+def _rows(starts: Sequence[int], lengths: Sequence[int], readable: Sequence[int], reach: Reach) -> _Rows:
+    """Those with tokens in the step."""
+    edges, group = np.array(starts, dtype=np.int64), reach.group
+    index = np.diff(edges).nonzero()[0]
+    first, length, restored = edges[index], *(np.array(each, dtype=np.int64)[index] for each in (lengths, readable))
+    before = length - (edges[index + 1] - first)
+    oldest = before // group
+    counts = (length - 1) // group + 1 - oldest
+    begins = _sums(counts)
+
+    def of_sequences(values: np.ndarray) -> np.ndarray:
+        return np.repeat(values, counts)
+
+    own = np.arange(begins[-1]) + of_sequences(oldest - begins[:-1])
+    ends = np.minimum((own + 1) * group, of_sequences(length))
+    queries = ends - np.maximum(own * group, of_sequences(before))
+    rough = np.maximum(own * group - reach.window, of_sequences(restored)).clip(0) // group
+    return _Rows(index, first, begins, queries, ends, rough, own)
 
 
-def _long(row: _Row, reach: Reach, capacity: int) -> list[Piece]:
+def _sums(counts: np.ndarray) -> np.ndarray:
+    """Where each begins, and the end."""
+    sums = np.zeros(len(counts) + 1, dtype=np.int64)
+    counts.cumsum(out=sums[1:])
+    return sums
+
+
+def _long(row: _Rows, reach: Reach, capacity: int) -> list[Piece]:
     """A row that does not fit: its newest units first, so that every query has a key, then older ones."""
-    begin = row.units - capacity
-    parts = [_piece([row], reach, begin)]
+    begin = int(row.deepest[0] + row.exact[0]) - capacity
+    parts = [_piece(row, reach, begin)]
     for start in range(0, begin, capacity):
         end = min(start + capacity, begin)
         keys = (np.minimum(row.rough, end) - start).clip(0) * reach.group
         table = np.broadcast_to(np.arange(end - start), (len(keys), end - start))
-        parts.append(_make([row], reach, [_quantized(row, start, end, reach)], keys, table, older=True))
+        unit = np.arange(start, end)
+        units = np.stack([np.full_like(unit, row.index[0]), unit * reach.group, np.zeros_like(unit)])
+        parts.append(_make(row, reach, units, keys, table, older=True))
     return parts
 
 
-def _quantized(row: _Row, start: int, end: int, reach: Reach) -> np.ndarray:
-    unit = np.arange(start, end)
-    return np.stack([np.full_like(unit, row.index), unit * reach.group, np.zeros_like(unit)])
-
-
-def _piece(rows: list[_Row], reach: Reach, begin: int = 0) -> Piece:
+def _piece(rows: _Rows, reach: Reach, begin: int = 0) -> Piece:
     """All exact units of some rows and their quantized ones from ``begin`` on."""
-    units, tables, keys, base = [], [], [], 0
-    for row in rows:
-        rough, deepest = np.maximum(row.rough - begin, 0), int(row.rough[-1])
-        quantized = max(deepest - begin, 0)
-        exact = np.arange(row.rough[0], row.own[-1] + 1)
-        units += [
-            _quantized(row, begin, begin + quantized, reach),
-            np.stack([np.full_like(exact, row.index), exact * reach.group, np.ones_like(exact)]),
-        ]
-        # A sequence's units: its quantized ones, then the exact ones from the same unit on.
-        width = rough + row.own - row.rough + 1
-        at = np.arange(width.max())[None, :]
-        skipped = quantized + row.rough - row.rough[0] - rough
-        table = np.where(at < rough[:, None], at, at + skipped[:, None]) + base
-        tables.append(np.where(at < width[:, None], table, 0))
-        keys.append(row.ends - np.minimum(row.rough, begin) * reach.group)
-        base += quantized + len(exact)
-    most = max(table.shape[1] for table in tables)
-    table = np.concatenate([np.pad(table, ((0, 0), (0, most - table.shape[1]))) for table in tables])
-    return _make(rows, reach, units, np.concatenate(keys), table, older=False)
+    quantized, shallowest = (rows.deepest - begin).clip(0), rows.shallowest
+    counts = quantized + rows.exact
+    bases = _sums(counts)
+    # Of each row its quantized units, then its exact ones.
+    row = np.repeat(np.arange(len(counts)), counts)
+    at = np.arange(bases[-1]) - bases[row]
+    exact = at >= quantized[row]
+    unit = at + np.where(exact, (shallowest - quantized)[row], begin)
+    units = np.stack([rows.index[row], unit * reach.group, exact])
+    # Of each sequence its quantized units, then the exact ones from the same unit on.
+    row = np.repeat(np.arange(len(counts)), np.diff(rows.begins))
+    rough = (rows.rough - begin).clip(0)
+    width = rough + rows.own - rows.rough + 1
+    skipped = rows.rough - rough + (quantized - shallowest)[row]
+    column = np.arange(width.max())
+    table = column + np.where(column < rough[:, None], 0, skipped[:, None]) + bases[row][:, None]
+    keys = rows.ends - np.minimum(rows.rough, begin) * reach.group
+    return _make(rows, reach, units, keys, np.where(column < width[:, None], table, 0), older=False)
 
 
-def _make(
-    rows: list[_Row], reach: Reach, units: list[np.ndarray], keys: np.ndarray, table: np.ndarray, older: bool
-) -> Piece:
-    queries = np.concatenate([row.queries for row in rows])
-    starts = np.concatenate([[0], queries.cumsum()])
+def _make(rows: _Rows, reach: Reach, units: np.ndarray, keys: np.ndarray, table: np.ndarray, older: bool) -> Piece:
+    starts = _sums(rows.queries)
+    first = int(rows.first[0])
     return Piece(
-        first=rows[0].first,
-        last=rows[0].first + int(starts[-1]),
-        units=np.concatenate(units, 1).astype(np.int32),
+        first=first,
+        last=first + int(starts[-1]),
+        units=units.astype(np.int32),
         starts=starts.astype(np.int32),
         keys=keys.astype(np.int32),
         table=np.ascontiguousarray(table, dtype=np.int32),
-        most_queries=int(queries.max()),
+        most_queries=int(rows.queries.max()),
         most_keys=table.shape[1] * reach.group,
         older=older,
     )
