@@ -7,12 +7,14 @@ queries, head sizes and windows below), attend.py's Triton kernel does.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from triton.runtime.cache import get_cache_manager
 from triton.runtime.driver import driver
 
 from vllm_kivi.kernels.cuda_launch import CudaLaunch, KernelError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.vllm_kivi")
 
 _SOURCE = Path(__file__).parent / "cuda" / "decode.cu"
+_BINARY = "kivi_decode.cubin"
 _MOST_QUERY_HEADS = 8
 """Of a KV head: one tile of the tensor core instruction. More would spill registers."""
 
@@ -325,7 +328,7 @@ def macros(
 
 
 def compile_for(architecture: str, sizes: dict[str, int]) -> bytes:
-    """The binary for an architecture ("sm_90"); needs no GPU.
+    """The binary for an architecture ("sm_90"); needs no GPU. Kept in Triton's cache: it takes a second or two.
 
     Raises:
         KernelError: with the compiler's words.
@@ -333,16 +336,31 @@ def compile_for(architecture: str, sizes: dict[str, int]) -> bytes:
     from cuda.bindings import nvrtc
 
     options = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-DKIVI_{k}={v}" for k, v in sizes.items())]
+    sources = {path.name: path.read_bytes() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.cuh")))}
+    key = hashlib.sha256(repr((nvrtc.nvrtcVersion(), options, sources)).encode()).hexdigest()
+    cache = get_cache_manager(key)
+    kept = cache.get_file(_BINARY)
+    if kept is not None:
+        return Path(kept).read_bytes()
+    binary = _compile(options, sources)
+    cache.put(binary, _BINARY)
+    return binary
+
+
+def _compile(options: list[str], sources: dict[str, bytes]) -> bytes:
+    """The first of the sources, which includes the others."""
+    from cuda.bindings import nvrtc
+
     encoded = [option.encode() for option in options]
-    headers = sorted(_SOURCE.parent.glob("*.cuh"))
-    texts, names = [path.read_bytes() for path in headers], [path.name.encode() for path in headers]
-    program = _nvrtc("nvrtcCreateProgram", _SOURCE.read_bytes(), _SOURCE.name.encode(), len(headers), texts, names)
+    (name, source), *headers = sources.items()
+    texts, names = [text for _, text in headers], [header.encode() for header, _ in headers]
+    program = _nvrtc("nvrtcCreateProgram", source, name.encode(), len(headers), texts, names)
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             log = b" " * _nvrtc("nvrtcGetProgramLogSize", program)
             _nvrtc("nvrtcGetProgramLog", program, log)
-            raise KernelError(f"KIVI: {_SOURCE.name} does not compile for {architecture}: {log.decode().strip()}")
+            raise KernelError(f"KIVI: {name} does not compile with {options}: {log.decode().strip()}")
         binary = b" " * _nvrtc("nvrtcGetCUBINSize", program)
         _nvrtc("nvrtcGetCUBIN", program, binary)
         return binary

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from binaries import resources
 
 from vllm_kivi.config import PRESETS
+from vllm_kivi.kernels import decode
 from vllm_kivi.kernels.attend import windows_of
+from vllm_kivi.kernels.cuda_launch import KernelError
 from vllm_kivi.kernels.decode import blocks_of, compile_for, compiler_works, copies_ahead, macros, takes
 
 
@@ -35,6 +40,36 @@ def test_compiles(preset: str, head_size: int, ratio: int, architecture: str) ->
         assert registers * threads <= 1 << 16, f"the blocks no longer fit a multiprocessor: {blocks}"
         assert shared <= 1024, "shared memory is asked for at launch"
         assert sizes["SHARED"] * blocks.resident <= (225 if copying else 96) * 1024, blocks
+
+
+@pytest.mark.skipif(not compiler_works(), reason="no NVRTC (nvidia-cuda-nvrtc) in this environment")
+def test_is_compiled_once_and_anew_where_anything_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiled: list[str] = []
+    compile_sources = decode._compile
+    monkeypatch.setattr(
+        decode, "_compile", lambda options, sources: compiled.append(options[0]) or compile_sources(options, sources)
+    )
+    config = PRESETS["k4v4"]
+    layout, windows = config.layout(128, 128), windows_of(config)
+    sizes = macros(layout, windows, 4, True, torch.bfloat16, blocks_of(layout, 1, 100, True), True)
+    first = compile_for("sm_90", sizes)
+    assert compile_for("sm_90", sizes) == first
+    assert len(compiled) == 1
+    assert compile_for("sm_90", {**sizes, "ROTATE": 0}) != first
+    changed = shutil.copytree(decode._SOURCE.parent, tmp_path / "cuda")
+    (changed / "sizes.cuh").write_text((changed / "sizes.cuh").read_text() + "\n// changed\n")
+    monkeypatch.setattr(decode, "_SOURCE", changed / decode._SOURCE.name)
+    compile_for("sm_90", sizes)
+    assert len(compiled) == 3
+
+
+@pytest.mark.skipif(not compiler_works(), reason="no NVRTC (nvidia-cuda-nvrtc) in this environment")
+def test_what_does_not_compile_says_why_and_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(KernelError, match=r"decode\.cu does not compile with .*sm_90.*error"):
+            compile_for("sm_90", {"SHARED": 0})
 
 
 @pytest.mark.parametrize(
