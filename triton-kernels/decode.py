@@ -1,23 +1,20 @@
 """Decode on NVIDIA GPUs: decode.cu, compiled by NVRTC for a layout.
 
-PyTorch brings NVRTC and the driver's bindings (``cuda-bindings``). What the kernel does not take (rows of several
-queries, head sizes and windows below), attend.py's Triton kernel does.
+What the kernel does not take (rows of several queries, head sizes and windows below), attend.py's Triton kernel does.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from triton.runtime.cache import get_cache_manager
 from triton.runtime.driver import driver
 
-from vllm_kivi.kernels.cuda_launch import CudaLaunch, KernelError
+from vllm_kivi.kernels import nvrtc
+from vllm_kivi.kernels.cuda_launch import CudaLaunch
 from vllm_kivi.kernels.helpers import overlaps, processors_of
 from vllm_kivi.kernels.quantize import key_slices
 from vllm_kivi.kernels.tasks import most_tasks
@@ -27,10 +24,7 @@ if TYPE_CHECKING:
     from vllm_kivi.kernels.attend import Windows
     from vllm_kivi.kernels.helpers import Batch
 
-logger = logging.getLogger("vllm.vllm_kivi")
-
 _SOURCE = Path(__file__).parent / "cuda" / "decode.cu"
-_BINARY = "kivi_decode.cubin"
 _MOST_QUERY_HEADS = 8
 """Of a KV head: one tile of the tensor core instruction. More would spill registers."""
 
@@ -112,7 +106,7 @@ def takes(layout: CacheLayout, windows: Windows, ratio: int) -> bool:
         and windows.value_residual % 16 == 0
         and windows.value_window <= windows.key_window
         and ratio <= _MOST_QUERY_HEADS
-        and compiler_works()
+        and nvrtc.compiler_works()
     )
 
 
@@ -127,19 +121,6 @@ def closes(layout: CacheLayout) -> bool:
 def few_closing_rows(layout: CacheLayout, heads: int, device: torch.device) -> int:
     """Rows whose key groups append.py closes, at most, of a format that decode.cu can close."""
     return max(_CLOSERS * processors_of(device.index) // (heads * key_slices(layout)), 1)
-
-
-@functools.cache
-def compiler_works() -> bool:
-    """Whether NVRTC can be loaded; says so once where it cannot."""
-    try:
-        from cuda.bindings import nvrtc
-
-        _called("nvrtcVersion", nvrtc.nvrtcVersion())
-    except (ImportError, RuntimeError) as error:
-        logger.warning("KIVI decodes with its slower Triton kernel, because NVRTC cannot be loaded: %s", error)
-        return False
-    return True
 
 
 def blocks_on(layout: CacheLayout, pairs: int, device: int) -> Blocks:
@@ -236,7 +217,7 @@ def _prepared(
     blocks = blocks_on(layout, rows * heads, device)
     kernel, shared = _compiled(layout, windows, ratio, rotation, out, blocks, device)
     # It waits itself for the launch before it.
-    launch = CudaLaunch(int(kernel), _PARAMETERS, 32 * blocks.warps, shared, overlaps())
+    launch = CudaLaunch(kernel, _PARAMETERS, 32 * blocks.warps, shared, overlaps())
     return _Prepared(launch, most_tasks_on(layout, rows, heads, device))
 
 
@@ -328,44 +309,15 @@ def macros(
 
 
 def compile_for(architecture: str, sizes: dict[str, int]) -> bytes:
-    """The binary for an architecture ("sm_90"); needs no GPU. Kept in Triton's cache: it takes a second or two.
+    """The binary for an architecture ("sm_90"); needs no GPU.
+
+    Args:
+        sizes: of :func:`macros`.
 
     Raises:
         KernelError: with the compiler's words.
     """
-    from cuda.bindings import nvrtc
-
-    options = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-DKIVI_{k}={v}" for k, v in sizes.items())]
-    sources = {path.name: path.read_bytes() for path in (_SOURCE, *sorted(_SOURCE.parent.glob("*.cuh")))}
-    key = hashlib.sha256(repr((nvrtc.nvrtcVersion(), options, sources)).encode()).hexdigest()
-    cache = get_cache_manager(key)
-    kept = cache.get_file(_BINARY)
-    if kept is not None:
-        return Path(kept).read_bytes()
-    binary = _compile(options, sources)
-    cache.put(binary, _BINARY)
-    return binary
-
-
-def _compile(options: list[str], sources: dict[str, bytes]) -> bytes:
-    """The first of the sources, which includes the others."""
-    from cuda.bindings import nvrtc
-
-    encoded = [option.encode() for option in options]
-    (name, source), *headers = sources.items()
-    texts, names = [text for _, text in headers], [header.encode() for header, _ in headers]
-    program = _nvrtc("nvrtcCreateProgram", source, name.encode(), len(headers), texts, names)
-    try:
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
-        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = b" " * _nvrtc("nvrtcGetProgramLogSize", program)
-            _nvrtc("nvrtcGetProgramLog", program, log)
-            raise KernelError(f"KIVI: {name} does not compile with {options}: {log.decode().strip()}")
-        binary = b" " * _nvrtc("nvrtcGetCUBINSize", program)
-        _nvrtc("nvrtcGetCUBIN", program, binary)
-        return binary
-    finally:
-        _nvrtc("nvrtcDestroyProgram", program)
+    return nvrtc.compile_for(_SOURCE, architecture, {f"KIVI_{name}": size for name, size in sizes.items()})
 
 
 @functools.cache
@@ -377,34 +329,8 @@ def _compiled(
     out: torch.dtype,
     blocks: Blocks,
     device: int,
-) -> tuple[Any, int]:
-    """The kernel on a device, in PyTorch's context there, and the shared memory of its blocks."""
-    from cuda.bindings.driver import CUfunction_attribute
-
+) -> tuple[int, int]:
+    """The kernel on a device, and the shared memory of its blocks."""
     architecture = _architecture(device)
     sizes = macros(layout, windows, ratio, rotation, out, blocks, copies_ahead(layout, architecture))
-    binary = compile_for(architecture, sizes)
-    with torch.cuda.device(device):
-        kernel = _driver("cuModuleGetFunction", _driver("cuModuleLoadData", binary), b"kivi_decode")
-        most_shared = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _driver("cuFuncSetAttribute", kernel, most_shared, sizes["SHARED"])
-    return kernel, sizes["SHARED"]
-
-
-def _nvrtc(name: str, *args: Any) -> Any:
-    from cuda.bindings import nvrtc
-
-    return _called(name, getattr(nvrtc, name)(*args))
-
-
-def _driver(name: str, *args: Any) -> Any:
-    from cuda.bindings import driver as bindings
-
-    return _called(name, getattr(bindings, name)(*args))
-
-
-def _called(name: str, answer: tuple[Any, ...]) -> Any:
-    status, *values = answer
-    if int(status) != 0:
-        raise KernelError(f"KIVI: {name} failed: {status!r}")
-    return values[0] if values else None
+    return nvrtc.load(compile_for(architecture, sizes), "kivi_decode", sizes["SHARED"], device), sizes["SHARED"]

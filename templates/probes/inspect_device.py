@@ -48,7 +48,7 @@ class Messages(logging.Handler):
 def inspect_compiler() -> dict[str, Any]:
     """Whether the plugin can load NVRTC, and its words where it cannot."""
     try:
-        from vllm_kivi.kernels.decode import compiler_works
+        from vllm_kivi.kernels.nvrtc import compiler_works
     except ImportError as error:
         return {"works": False, "message": f"the plugin's decode kernel cannot be imported: {error}"}
     messages = Messages()

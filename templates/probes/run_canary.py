@@ -24,7 +24,7 @@ def run() -> dict[str, Any]:
 
         from vllm_kivi.backend.gpu.canary import check_kernels
         from vllm_kivi.config import DEFAULT_BLOCK_SIZE, parse_config
-        from vllm_kivi.kernels.decode import compiler_works
+        from vllm_kivi.kernels.nvrtc import compiler_works
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     config = parse_config(CACHE)

@@ -35,7 +35,7 @@ function makeDriver(init: number): string {
 describe.skipIf(!hasCompiler)("the probe of the GPU", () => {
   it("asks the driver, PyTorch and the plugin", async () => {
     const app = makeApp();
-    writeFileSync(join(app.root, "triton-kernels", "decode.py"), "compiler_works = lambda: True\n");
+    writeFileSync(join(app.root, "triton-kernels", "nvrtc.py"), "compiler_works = lambda: True\n");
     const venv = await makeHealthyVenv(app, { vllm: "0.26.0" });
     const torch = join(sitePackages(venv), "torch");
     writeFileSync(join(torch, "__init__.py"), TORCH);

@@ -10,10 +10,11 @@ import torch
 from binaries import resources
 
 from vllm_kivi.config import PRESETS
-from vllm_kivi.kernels import decode
+from vllm_kivi.kernels import decode, nvrtc
 from vllm_kivi.kernels.attend import windows_of
 from vllm_kivi.kernels.cuda_launch import KernelError
-from vllm_kivi.kernels.decode import blocks_of, compile_for, compiler_works, copies_ahead, macros, takes
+from vllm_kivi.kernels.decode import blocks_of, compile_for, copies_ahead, macros, takes
+from vllm_kivi.kernels.nvrtc import compiler_works
 
 
 @pytest.mark.skipif(not compiler_works(), reason="no NVRTC (nvidia-cuda-nvrtc) in this environment")
@@ -46,9 +47,9 @@ def test_compiles(preset: str, head_size: int, ratio: int, architecture: str) ->
 def test_is_compiled_once_and_anew_where_anything_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     compiled: list[str] = []
-    compile_sources = decode._compile
+    compile_sources = nvrtc._compile
     monkeypatch.setattr(
-        decode, "_compile", lambda options, sources: compiled.append(options[0]) or compile_sources(options, sources)
+        nvrtc, "_compile", lambda options, sources: compiled.append(options[0]) or compile_sources(options, sources)
     )
     config = PRESETS["k4v4"]
     layout, windows = config.layout(128, 128), windows_of(config)
