@@ -14,8 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 Grid = tuple[int, int, int]
 """Blocks."""
 
-_FORMATS = {"pointer": "Q", "i64": "q", "i32": "i4x", "fp32": "f4x"}
-_SIZES = {"pointer": 8, "i64": 8, "i32": 4, "fp32": 4}
+_SLOT = 8
+"""Bytes that an argument has in the buffer, whatever its size."""
+
+_FORMATS = {"pointer": "Q", "i64": "q", "i32": "i", "fp32": "f"}
+"""Of a value, as the kernel reads it."""
 
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6
 """CUlaunchAttributeID of a launch that may start while the one before it ends."""
@@ -71,7 +74,8 @@ class CudaLaunch:
         _check_parameters(function, types)
         self.types = types
         self._function = function
-        self._pack = struct.Struct("<" + "".join(_FORMATS[each] for each in types)).pack_into
+        slots = "".join(f"{_FORMATS[each]}{_SLOT - _size(each)}x" for each in types)
+        self._pack = struct.Struct(f"<{slots}").pack_into
         self._attribute = _Attribute(_PROGRAMMATIC_STREAM_SERIALIZATION, 0, 1)
         attributes = ctypes.addressof(self._attribute) if overlap else None
         self._config = _Config(0, 0, 0, threads, 1, 1, shared, None, attributes, int(overlap))
@@ -110,7 +114,7 @@ class CudaLaunch:
 
 
 class Arguments:
-    """Values of a kernel's arguments, each in a slot of eight bytes.
+    """Values of a kernel's arguments, each in a slot of its own.
 
     Attributes:
         slots: may be written one by one.
@@ -120,7 +124,7 @@ class Arguments:
     def __init__(self, count: int) -> None:
         self.slots = (ctypes.c_uint64 * count)()
         first = ctypes.addressof(self.slots)
-        self._pointers = (ctypes.c_void_p * count)(*range(first, first + 8 * count, 8))
+        self._pointers = (ctypes.c_void_p * count)(*range(first, first + _SLOT * count, _SLOT))
         self.pointers = ctypes.addressof(self._pointers)
 
 
@@ -147,13 +151,18 @@ def launched_otherwise() -> None:
     CudaLaunch.noting = None
 
 
+def _size(kind: str) -> int:
+    """Bytes of a parameter."""
+    return struct.calcsize(f"<{_FORMATS[kind]}")
+
+
 def _check_parameters(function: int, types: Sequence[str]) -> None:
     """What is packed is what the kernel reads, by the driver's word."""
     offset, size = ctypes.c_size_t(), ctypes.c_size_t()
     for index in range(len(types) + 1):
         status = _driver().cuFuncGetParamInfo(function, index, ctypes.byref(offset), ctypes.byref(size))
         found = size.value if status == 0 else None
-        expected = _SIZES[types[index]] if index < len(types) else None
+        expected = _size(types[index]) if index < len(types) else None
         if status not in (0, _NO_SUCH_PARAMETER) or found != expected:
             raise KernelError(
                 f"KIVI: parameter {index} of a kernel has {found} bytes for {expected} (CUDA status {status})"

@@ -39,38 +39,32 @@ class Repeat:
 
     def __init__(self) -> None:
         self._parts: dict[Hashable, list[_Again]] = {}
-        self._kind: tuple[object, ...] | None = None
+        self._kind: tuple[object, ...] | None = None  # None: as long as nothing may be repeated
         self._stream = 0
         self._starts: list[int] = []
-        self._offsets: list[tuple[int, ...]] = []
+        self._offsets: list[int] = []
 
-    def enter(self, tensors: Sequence[torch.Tensor], first: Sequence[int], constants: Hashable) -> None:
+    def enter(
+        self, by_token: Sequence[torch.Tensor], first: int, others: Sequence[torch.Tensor], constants: Hashable
+    ) -> None:
         """Begin a layer; one that differs in more than addresses from the layer before is noted anew.
 
         Args:
-            tensors: all that are the layer's own, in an order of the caller's.
-            first: elements of each tensor's first dimension from which parts of the work see it, beside all of it; 0
-                where none does.
+            by_token, others: all tensors that are the layer's own, in an order of the caller's.
+            first: token from which parts of the work see those of ``by_token``, beside all of them; 0 where none does.
             constants: all other that the layer may launch with and another may not.
         """
-        device = tensors[0].get_device()
-        starts = [tensor.data_ptr() for tensor in tensors]
-        aligned = not any(start % _ALIGNMENT for start in starts)
-        stream = driver.active.get_current_stream(device)
-        kind = (
-            aligned,
-            stream,
-            constants,
-            *[each for tensor in tensors for each in (tensor.dtype, tensor.shape, tensor.stride())],
-        )
+        tensors = *by_token, *others
+        self._starts = [tensor.data_ptr() for tensor in tensors]
+        self._stream = driver.active.get_current_stream(tensors[0].get_device())
+        kind = None
+        if not any(start % _ALIGNMENT for start in self._starts):
+            forms = [each for tensor in tensors for each in (tensor.dtype, tensor.shape, tensor.stride())]
+            kind = (self._stream, first, constants, *forms)
         if kind != self._kind:
             self._parts.clear()
-            self._kind, self._stream = kind, stream
-            self._offsets = [
-                (0, count * tensor.stride(0) * tensor.element_size())
-                for tensor, count in zip(tensors, first, strict=True)
-            ]
-        self._starts = starts
+            self._kind = kind
+            self._offsets = [first * tensor.stride(0) * tensor.element_size() for tensor in by_token]
 
     def __call__(self, part: Hashable, work: Callable[[], None]) -> None:
         """Do a part of a layer's work, or repeat what it launched in the layer before.
@@ -82,7 +76,7 @@ class Repeat:
         again = self._parts.get(part)
         if again is None:
             launches = noted(work)
-            if launches is not None and self._kind is not None and self._kind[0]:
+            if launches is not None and self._kind is not None:
                 self._parts[part] = self._bind(launches)
             return
         starts, stream = self._starts, self._stream
@@ -93,11 +87,8 @@ class Repeat:
             kernel.launch(grid, stream, arguments)
 
     def _bind(self, launches: list[Launched]) -> list[_Again]:
-        owners = {
-            start + offset: (tensor, offset)
-            for tensor, start in enumerate(self._starts)
-            for offset in self._offsets[tensor]
-        }
+        parts = {self._starts[tensor] + offset: (tensor, offset) for tensor, offset in enumerate(self._offsets)}
+        owners = parts | {start: (tensor, 0) for tensor, start in enumerate(self._starts)}
         found = []
         for kernel, grid, values in launches:
             places = [

@@ -162,10 +162,6 @@ class Layer:
         lengths = config.key_staging_tokens(), config.value_staging_tokens()
         self.rings = tuple(torch.zeros(3, 2, length, staged_bytes(64), dtype=torch.uint8) for length in lengths)
 
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.key, self.value, self.pages, *self.rings
-
 
 class Step:
     """The work of layers on a step's tokens from ``first`` on."""
@@ -179,7 +175,7 @@ class Step:
     def run(self, layer: Layer, repeat: Repeat, rotation: bool = True) -> list[Launch]:
         launched.clear()
         fresh = layer.key[self.first :], layer.value[self.first :]
-        repeat.enter(layer.tensors, (self.first, self.first, 0, 0, 0), rotation)
+        repeat.enter((layer.key, layer.value), self.first, (layer.pages, *layer.rings), rotation)
         repeat(
             "store",
             lambda: store_many(

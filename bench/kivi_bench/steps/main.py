@@ -60,7 +60,8 @@ def _engine(arguments: argparse.Namespace) -> Any:
     return LLM(
         model=arguments.model, load_format="dummy", skip_tokenizer_init=True, kv_cache_dtype=arguments.cache,
         gpu_memory_utilization=arguments.memory, max_model_len=34816, max_num_batched_tokens=34816,
-        max_num_seqs=max([batch for batch, _ in arguments.decode] + [16]) + 8, enable_prefix_caching=True,
+        max_num_seqs=max([batch for batch, _ in arguments.decode] + [16]) + 8,  # prompts that join the rows
+        enable_prefix_caching=True,
     )  # fmt: skip
 
 

@@ -77,8 +77,7 @@ class KiviGpuImpl(KiviImpl[KiviGpuMetadata]):
         few, many, repeat = meta.few, meta.many, meta.repeat
         rings, work = self._state()
         first = split if few is not None and many is not None else 0
-        own = query, key, value, out, pages, *rings
-        repeat.enter(own, (first, first, first, first, 0, 0, 0), self.scale)
+        repeat.enter((query, key, value, out), first, (pages, *rings), self.scale)
 
         # vLLM publishes a block when it schedules it, so a row may read a group that another row closes in this very
         # step: everything is stored before any row attends. decode.cu closes groups only where none of its rows may.

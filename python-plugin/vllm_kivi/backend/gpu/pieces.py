@@ -103,6 +103,12 @@ class _Rows:
         units: np.ndarray = np.take(self.own, self.begins[1:] - 1) - self.shallowest + 1
         return units
 
+    @property
+    def units(self) -> np.ndarray:
+        """[B], all that a row takes of a slab."""
+        units: np.ndarray = self.deepest + self.exact
+        return units
+
     def part(self, first: int, last: int) -> _Rows:
         """Some of them."""
         if (first, last) == (0, len(self.index)):
@@ -139,7 +145,7 @@ def plan_pieces(
     rows = _rows(starts, lengths, readable, reach)
     pieces: list[Piece] = []
     begin, together = 0, 0
-    for row, units in enumerate((rows.deepest + rows.exact).tolist()):
+    for row, units in enumerate(rows.units.tolist()):
         if begin < row and together + units > capacity:
             pieces.append(_piece(rows.part(begin, row), reach))
             begin, together = row, 0
@@ -182,7 +188,7 @@ def _sums(counts: np.ndarray) -> np.ndarray:
 
 def _long(row: _Rows, reach: Reach, capacity: int) -> list[Piece]:
     """A row that does not fit: its newest units first, so that every query has a key, then older ones."""
-    begin = int(row.deepest[0] + row.exact[0]) - capacity
+    begin = int(row.units[0]) - capacity
     parts = [_piece(row, reach, begin)]
     for start in range(0, begin, capacity):
         end = min(start + capacity, begin)
